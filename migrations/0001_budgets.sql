@@ -5,9 +5,9 @@ create table budgets (
     budget_id     bigint generated always as identity,
     -- Scope: org; org/team; org/team/user. '' means "not part of the scope";
     -- '*' in the last place means "each one, unless it has a row of its own".
-    org           text not null check (org not in ('', '*')),
-    team          text not null default '',
-    user_name     text not null default '',
+    org           text collate "C" not null check (org not in ('', '*')),
+    team          text collate "C" not null default '',
+    user_name     text collate "C" not null default '',
     -- Calendar window, in the budget's own time zone; computed on read, no reset job.
     window_kind   text not null check (window_kind in ('day', 'week', 'month', 'total')),
     -- IANA name, such as Europe/Berlin.
@@ -22,15 +22,13 @@ create table budgets (
     check (user_name = '' or team not in ('', '*'))
 );
 comment on table budgets is 'Money limits for an org, a team of it, or a user of a team.';
+create index budgets_by_id on budgets (budget_id);
 create index budgets_by_scope on budgets (org, team, user_name) where archived_at is null;
--- One active budget for a scope and a window: a second one would only hide the first.
-create unique index budgets_one_per_scope_and_window
-    on budgets (org, team, user_name, window_kind, time_zone) where archived_at is null;
 
 -- Counts the edits to an org's budgets. A hold is decided from budgets read before the counters are
 -- locked; the write checks this number under the lock, so that an edit that slipped in between is seen.
 create table budget_versions (
-    org     text primary key,
+    org     text collate "C" primary key,
     version bigint not null
 );
 
@@ -48,10 +46,10 @@ create trigger budgets_bump_version after insert or update or delete on budgets
 -- What one budget has spent and holds in one period. The hot rows: every hold and settlement locks
 -- them in primary-key order, which is what makes a deadlock impossible.
 create table budget_counters (
-    org           text not null,
+    org           text collate "C" not null,
     budget_id     bigint not null,
     -- For a '*' budget the team or user counted here; '' otherwise.
-    subject       text not null,
+    subject       text collate "C" not null,
     -- First instant of the period; the epoch for window 'total'.
     period_start  timestamptz not null,
     -- Sum of the ledger entries that count here.

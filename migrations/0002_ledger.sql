@@ -1,14 +1,14 @@
 -- Holds and the ledger. No foreign keys on hot tables: they would lock rows in an order of their own.
 
 create table holds (
-    org          text not null,
+    org          text collate "C" not null,
     -- UUIDv7 made by the filter.
     hold_id      uuid not null,
-    team         text not null,
-    user_name    text not null,
-    provider     text not null,
-    model        text not null,
-    api          text not null,
+    team         text collate "C" not null,
+    user_name    text collate "C" not null,
+    provider     text collate "C" not null,
+    model        text collate "C" not null,
+    api          text collate "C" not null,
     -- A closed row stays as a tombstone: a hold that arrives after its own void, settlement or
     -- expiry finds it and is not opened.
     state        text not null check (state in ('open', 'settled', 'voided', 'expired')),
@@ -30,15 +30,15 @@ create index holds_closed_by_age on holds (closed_at) where state <> 'open';
 -- id; later entries are signed corrections of it; they sum to what the call cost.
 -- Partitioned by the time inside the UUIDv7, so that (org, hold_id, entry) is unique over all of them.
 create table llm_requests (
-    org                   text not null,
+    org                   text collate "C" not null,
     hold_id               uuid not null,
     entry                 integer not null check (entry >= 0),
-    team                  text not null,
-    user_name             text not null,
-    provider              text not null,
-    api                   text not null,
+    team                  text collate "C" not null,
+    user_name             text collate "C" not null,
+    provider              text collate "C" not null,
+    api                   text collate "C" not null,
     -- The model sent upstream, and the one the answer named (it wins when priced).
-    model                 text not null,
+    model                 text collate "C" not null,
     answered_model        text,
     -- The price list row used, and how it was found: exact, undated, ceiling.
     priced_as             text not null,
@@ -86,13 +86,13 @@ create index llm_requests_by_payer on llm_requests (org, occurred_at, team, user
 -- What each payer spent by UTC day, provider, model and API. Kept by the tracker in the transaction
 -- that inserts the detail; may be recomputed from the detail at any time with the same result.
 create table cost_daily_summary (
-    org                   text not null,
+    org                   text collate "C" not null,
     day                   date not null,
-    team                  text not null,
-    user_name             text not null,
-    provider              text not null,
-    model                 text not null,
-    api                   text not null,
+    team                  text collate "C" not null,
+    user_name             text collate "C" not null,
+    provider              text collate "C" not null,
+    model                 text collate "C" not null,
+    api                   text collate "C" not null,
     requests              bigint not null,
     -- Of these, how many were charged from an estimate because no usage came back.
     estimated_requests    bigint not null,
@@ -108,11 +108,11 @@ create table cost_daily_summary (
 
 -- Settlements that can't be recorded, with the reason. Never retried; somebody has to look.
 create table quarantined_settlements (
-    org         text not null,
+    org         text collate "C" not null,
     hold_id     uuid not null,
     received_at timestamptz not null default now(),
     reason      text not null,
-    -- The item as received; carries no prompt and no completion.
-    item        jsonb not null,
+    -- The item, as text; carries no prompt and no completion.
+    item        text not null,
     primary key (org, hold_id, received_at)
 );

@@ -12,13 +12,13 @@ mod money;
 mod settlement;
 
 pub use hold::{
-    Allow, Api, Call, DeniedBudget, Deny, DenyReason, HoldRequest, HoldResponse, Payer, Rewrite,
-    Size, Tier, TierRemaining, Verdict, Window,
+    Allow, Api, Call, DeniedBudget, Deny, DenyReason, HoldRequest, HoldResponse, Payer, Rewrite, Size, Tier,
+    TierRemaining, Verdict, Window,
 };
 pub use money::{ParseUsdError, format_usd, parse_usd};
 pub use settlement::{
-    Admission, Ending, ItemResult, Outcome, Settlement, SettlementBatch, SettlementItem,
-    SettlementResponse, Usage, UsageQuality, Void,
+    Admission, Ending, ItemResult, Outcome, Settlement, SettlementBatch, SettlementItem, SettlementResponse,
+    Usage, UsageQuality, Void,
 };
 
 /// The version this code speaks.

@@ -61,9 +61,7 @@ pub fn parse_usd(text: &str) -> Result<i64, ParseUsdError> {
     if significant.len() > 9 {
         return Err(ParseUsdError::TooFine);
     }
-    let nanos: i64 = format!("{significant:0<9}")
-        .parse()
-        .map_err(|_| ParseUsdError::NotDecimal)?;
+    let nanos: i64 = format!("{significant:0<9}").parse().map_err(|_| ParseUsdError::NotDecimal)?;
     let whole: i64 = whole.parse().map_err(|_| ParseUsdError::TooLarge)?;
     whole
         .checked_mul(1_000_000_000)

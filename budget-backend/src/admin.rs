@@ -1,0 +1,192 @@
+//! The operators' queries: budgets, their standing, and the price list.
+
+use std::collections::BTreeMap;
+
+use purser_protocol::Window;
+use sqlx::postgres::PgRow;
+use sqlx::{PgPool, Row};
+
+use crate::ledger::store::window;
+use crate::pricing::{PriceBook, PriceRow, Rates};
+
+/// Most rows one listing gives.
+const MAX_ROWS: i64 = 10_000;
+
+/// A budget to make.
+#[derive(Debug, Clone)]
+pub struct NewBudget {
+    /// The organisation.
+    pub org: String,
+    /// The team, `*`, or `""`.
+    pub team: String,
+    /// The user, `*`, or `""`.
+    pub user: String,
+    /// Its calendar window.
+    pub window: Window,
+    /// IANA name of its time zone, checked already.
+    pub time_zone: String,
+    /// The limit, nano-USD.
+    pub limit_nanousd: i64,
+}
+
+/// A budget row.
+#[derive(Debug, Clone)]
+pub struct BudgetRow {
+    /// Its number.
+    pub budget_id: i64,
+    /// What was set.
+    pub set: NewBudget,
+}
+
+/// What a budget has spent and holds in one period.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// For a `*` budget the one counted; else `""`.
+    pub subject: String,
+    /// Settled, nano-USD.
+    pub spent_nanousd: i64,
+    /// Held, nano-USD.
+    pub held_nanousd: i64,
+}
+
+const BUDGET_COLUMNS: &str = "budget_id, org, team, user_name, window_kind, time_zone, limit_nanousd";
+
+fn budget_row(row: &PgRow) -> sqlx::Result<BudgetRow> {
+    let window_name: String = row.try_get("window_kind")?;
+    Ok(BudgetRow {
+        budget_id: row.try_get("budget_id")?,
+        set: NewBudget {
+            org: row.try_get("org")?,
+            team: row.try_get("team")?,
+            user: row.try_get("user_name")?,
+            window: window(&window_name)
+                .ok_or_else(|| sqlx::Error::Decode(format!("unknown window {window_name}").into()))?,
+            time_zone: row.try_get("time_zone")?,
+            limit_nanousd: row.try_get("limit_nanousd")?,
+        },
+    })
+}
+
+/// Makes a budget.
+///
+/// # Errors
+/// The database's.
+pub async fn create_budget(pool: &PgPool, budget: &NewBudget) -> sqlx::Result<BudgetRow> {
+    let sql = format!(
+        "insert into budgets (org, team, user_name, window_kind, time_zone, limit_nanousd)
+         values ($1, $2, $3, $4, $5, $6) returning {BUDGET_COLUMNS}"
+    );
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(&budget.org)
+        .bind(&budget.team)
+        .bind(&budget.user)
+        .bind(budget.window.as_str())
+        .bind(&budget.time_zone)
+        .bind(budget.limit_nanousd)
+        .fetch_one(pool)
+        .await?;
+    budget_row(&row)
+}
+
+/// Sets an active budget's limit; `None` when there is no such budget. Acts on the next hold and
+/// never touches what was spent.
+///
+/// # Errors
+/// The database's.
+pub async fn set_limit(pool: &PgPool, budget_id: i64, limit_nanousd: i64) -> sqlx::Result<Option<BudgetRow>> {
+    let sql = format!(
+        "update budgets set limit_nanousd = $2 where budget_id = $1 and archived_at is null returning {BUDGET_COLUMNS}"
+    );
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(budget_id)
+        .bind(limit_nanousd)
+        .fetch_optional(pool)
+        .await?;
+    row.as_ref().map(budget_row).transpose()
+}
+
+/// The active budgets of an org, with the database's clock in Unix seconds.
+///
+/// # Errors
+/// The database's.
+pub async fn budgets_of(pool: &PgPool, org: &str) -> sqlx::Result<(i64, Vec<BudgetRow>)> {
+    let now = sqlx::query("select extract(epoch from now())::bigint as now")
+        .fetch_one(pool)
+        .await?
+        .try_get("now")?;
+    let sql = format!(
+        "select {BUDGET_COLUMNS} from budgets where org = $1 and archived_at is null
+         order by team, user_name, budget_id limit $2"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(org).bind(MAX_ROWS).fetch_all(pool).await?;
+    Ok((now, rows.iter().map(budget_row).collect::<sqlx::Result<_>>()?))
+}
+
+/// What budgets stand at in the given periods (`budget_id`, first second), by budget.
+///
+/// # Errors
+/// The database's.
+pub async fn standings(
+    pool: &PgPool,
+    org: &str,
+    periods: &[(i64, i64)],
+) -> sqlx::Result<BTreeMap<i64, Vec<Standing>>> {
+    let (ids, starts): (Vec<i64>, Vec<i64>) = periods.iter().copied().unzip();
+    let rows = sqlx::query(
+        "select c.budget_id, c.subject, c.spent_nanousd, c.held_nanousd
+           from unnest($2::bigint[], $3::bigint[]) as k (budget_id, period_unix_s)
+           join budget_counters c on c.org = $1 and c.budget_id = k.budget_id
+                                 and c.period_start = to_timestamp(k.period_unix_s)
+          order by c.budget_id, c.subject
+          limit $4",
+    )
+    .bind(org)
+    .bind(&ids)
+    .bind(&starts)
+    .bind(MAX_ROWS)
+    .fetch_all(pool)
+    .await?;
+    let mut standings: BTreeMap<i64, Vec<Standing>> = BTreeMap::new();
+    for row in &rows {
+        standings.entry(row.try_get("budget_id")?).or_default().push(Standing {
+            subject: row.try_get("subject")?,
+            spent_nanousd: row.try_get("spent_nanousd")?,
+            held_nanousd: row.try_get("held_nanousd")?,
+        });
+    }
+    Ok(standings)
+}
+
+/// Reads the whole price list.
+///
+/// # Errors
+/// The database's.
+pub async fn price_book(pool: &PgPool) -> sqlx::Result<PriceBook> {
+    let rows = sqlx::query(
+        "select provider, model, extract(epoch from effective_from)::bigint as from_unix_s,
+                input_nanousd_per_mtok, cached_input_nanousd_per_mtok, cache_write_5m_nanousd_per_mtok,
+                cache_write_1h_nanousd_per_mtok, output_nanousd_per_mtok, reasoning_nanousd_per_mtok
+           from model_prices",
+    )
+    .fetch_all(pool)
+    .await?;
+    let rows = rows
+        .iter()
+        .map(|row| {
+            Ok(PriceRow {
+                provider: row.try_get("provider")?,
+                model: row.try_get("model")?,
+                effective_from_unix_s: row.try_get("from_unix_s")?,
+                rates: Rates {
+                    input: row.try_get("input_nanousd_per_mtok")?,
+                    cached_input: row.try_get("cached_input_nanousd_per_mtok")?,
+                    cache_write_5m: row.try_get("cache_write_5m_nanousd_per_mtok")?,
+                    cache_write_1h: row.try_get("cache_write_1h_nanousd_per_mtok")?,
+                    output: row.try_get("output_nanousd_per_mtok")?,
+                    reasoning: row.try_get("reasoning_nanousd_per_mtok")?,
+                },
+            })
+        })
+        .collect::<sqlx::Result<Vec<_>>>()?;
+    Ok(PriceBook::new(rows))
+}

@@ -1,0 +1,144 @@
+//! `POST /v1/settlements`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use purser_protocol::{
+    Admission, ItemResult, MAX_BATCH_ITEMS, MAX_NAME_BYTES, Settlement, SettlementBatch, SettlementItem,
+    SettlementResponse, Usage, UsageQuality, VERSION,
+};
+
+use super::holds::{MAX_AMOUNT_NANOUSD, unix_now_s};
+use super::{ApiError, AppState, validate};
+use crate::estimate::estimate;
+use crate::pricing::{PriceBook, cost_nanousd};
+use crate::tracker::fold::{Charge, Facts, HoldKey, Item, Quarantined, Settle, Subject, clamp_started_at};
+
+/// Prices a batch and hands it to the tracker; answers after the commit, item by item.
+pub async fn create(
+    State(state): State<AppState>,
+    body: Result<Json<SettlementBatch>, JsonRejection>,
+) -> Result<Json<SettlementResponse>, ApiError> {
+    let Json(batch) = body?;
+    validate::version(batch.version)?;
+    if batch.items.len() > MAX_BATCH_ITEMS {
+        return Err(ApiError::too_many_items(MAX_BATCH_ITEMS));
+    }
+    let prices = state.prices.borrow().clone();
+    let ids: Vec<_> = batch.items.iter().map(SettlementItem::hold_id).collect();
+    let items: Vec<(HoldKey, Item)> =
+        batch.items.into_iter().map(|item| prepare(item, &prices, state.default_output_tokens)).collect();
+    let outcomes = state.tracker.record(items).await?;
+    let results =
+        ids.into_iter().zip(outcomes).map(|(hold_id, outcome)| ItemResult { hold_id, outcome }).collect();
+    Ok(Json(SettlementResponse { version: VERSION, results }))
+}
+
+/// An item as the tracker takes it. One that can't be recorded is quarantined with the reason, so
+/// that it doesn't hold up its batch; its hold then expires and is charged in full.
+fn prepare(item: SettlementItem, prices: &PriceBook, default_output_tokens: u64) -> (HoldKey, Item) {
+    let hold_id = item.hold_id();
+    let payer = item.payer().clone();
+    let prepared = validate::payer(&payer).and_then(|()| match &item {
+        SettlementItem::Void(_) => Ok(Item::Void(payer.clone())),
+        SettlementItem::Settle(settlement) => {
+            settle(settlement, prices, default_output_tokens).map(|settle| Item::Settle(Box::new(settle)))
+        }
+    });
+    match prepared {
+        Ok(item) => ((payer.org, hold_id), item),
+        Err(reason) => {
+            tracing::error!(%hold_id, reason, "a settlement can't be recorded and is set aside");
+            let org = payer.org.chars().filter(|c| !c.is_control()).take(MAX_NAME_BYTES).collect();
+            // Written with `Debug`, which escapes whatever PostgreSQL's text would refuse.
+            ((org, hold_id), Item::Quarantine(Quarantined { reason, item: format!("{item:?}") }))
+        }
+    }
+}
+
+fn settle(settlement: &Settlement, prices: &PriceBook, default_output_tokens: u64) -> Result<Settle, String> {
+    validate::call(&settlement.call)?;
+    bounded_tokens(&settlement.usage)?;
+    let call = &settlement.call;
+    let answered_model = settlement.answered_model.clone().filter(|model| validate::name("", model).is_ok());
+    let started_at_unix_us = settlement.started_at_unix_ms.saturating_mul(1_000);
+    let now_unix_us = unix_now_s().saturating_mul(1_000_000);
+    let at_unix_s = clamp_started_at(started_at_unix_us, now_unix_us).div_euclid(1_000_000);
+    let price = prices
+        .find_answered(&call.provider, &call.model, answered_model.as_deref(), at_unix_s)
+        .ok_or("no price is known for any model")?;
+    let too_dear = || "the cost is beyond what one call can be".to_owned();
+    let within = |amount: i64| {
+        if amount <= MAX_AMOUNT_NANOUSD { Ok(amount) } else { Err(too_dear()) }
+    };
+    let cost = match settlement.usage_quality {
+        UsageQuality::Exact | UsageQuality::AtLeast => {
+            Some(within(cost_nanousd(&settlement.usage, &price.rates).map_err(|_| too_dear())?)?)
+        }
+        // An answer that is an error and brought no usage is not billed.
+        UsageQuality::None
+            if settlement.http_status != 0 && !(200..300).contains(&settlement.http_status) =>
+        {
+            Some(0)
+        }
+        UsageQuality::None => None,
+    };
+    let estimate_nanousd = estimate(&settlement.size, default_output_tokens)
+        .cost_nanousd(&price.rates)
+        .unwrap_or(MAX_AMOUNT_NANOUSD)
+        .min(MAX_AMOUNT_NANOUSD);
+    let duration = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    Ok(Settle {
+        payer: settlement.payer.clone(),
+        subject: subject(settlement),
+        charge: Charge {
+            cost_nanousd: cost,
+            estimate_nanousd,
+            priced_as: price.priced_as,
+            price_match: price.matched.as_str(),
+            price_effective_from_unix_s: price.effective_from_unix_s,
+        },
+        facts: Facts {
+            answered_model,
+            response_id: settlement.response_id.clone().filter(|id| validate::name("", id).is_ok()),
+            usage: settlement.usage,
+            usage_quality: settlement.usage_quality.as_str(),
+            admission: match settlement.admission {
+                Admission::Held => "held",
+                Admission::FailOpen => "fail_open",
+            },
+            stream: call.stream,
+            http_status: settlement.http_status,
+            ending: settlement.ending.as_str(),
+            duration_ms: Some(duration(settlement.duration_ms)),
+            first_byte_ms: settlement.first_byte_ms.map(duration),
+        },
+        started_at_unix_us,
+    })
+}
+
+fn subject(settlement: &Settlement) -> Subject {
+    Subject {
+        team: settlement.payer.team.clone().unwrap_or_default(),
+        user: settlement.payer.user.clone().unwrap_or_default(),
+        provider: settlement.call.provider.clone(),
+        model: settlement.call.model.clone(),
+        api: settlement.call.api.as_str().to_owned(),
+    }
+}
+
+fn bounded_tokens(usage: &Usage) -> Result<(), String> {
+    let counts = [
+        usage.input_tokens,
+        usage.cached_input_tokens,
+        usage.cache_write_5m_tokens,
+        usage.cache_write_1h_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+    ];
+    if counts.iter().all(|count| i64::try_from(*count).is_ok()) {
+        Ok(())
+    } else {
+        Err("usage: a token count is beyond 9223372036854775807".to_owned())
+    }
+}

@@ -1,0 +1,262 @@
+//! The backend's configuration, read from the environment once. Every mistake is reported, not only
+//! the first.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+
+/// Shortest token accepted, bytes.
+const MIN_TOKEN_BYTES: usize = 16;
+
+/// Everything the backend is told from outside.
+#[derive(Clone)]
+pub struct Config {
+    /// `DATABASE_URL`, for the async pool.
+    pub database: PgConnectOptions,
+    /// The same URL, for the sync tracker.
+    pub tracker_database: postgres::Config,
+    /// `PURSER_LISTEN_ADDR`.
+    pub listen_addr: SocketAddr,
+    /// `PURSER_TOKEN`: what filters authenticate with.
+    pub token: String,
+    /// `PURSER_ADMIN_TOKEN`: what operators authenticate with.
+    pub admin_token: String,
+    /// `PURSER_DB_POOL_MIN`: connections kept open.
+    pub pool_min: u32,
+    /// `PURSER_DB_POOL_MAX`: most connections.
+    pub pool_max: u32,
+    /// `PURSER_DB_CONNECT_TIMEOUT_S`: how long start-up tries to reach the database.
+    pub connect_timeout: Duration,
+    /// `PURSER_HOLD_TTL_S`: how long a hold lives without a settlement.
+    pub hold_ttl_s: i64,
+    /// `PURSER_SWEEP_INTERVAL_MS`: how often expired holds are looked for.
+    pub sweep_interval: Duration,
+    /// `PURSER_SWEEP_GRACE_S`: how long after a (re)connection no hold is expired.
+    pub sweep_grace: Duration,
+    /// `PURSER_DEFAULT_OUTPUT_TOKENS`: output held for a request without a cap.
+    pub default_output_tokens: u64,
+    /// `PURSER_LANES`: batches of holds committed side by side.
+    pub lanes: usize,
+}
+
+// By hand, so that no token and no password can reach a log.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("listen_addr", &self.listen_addr).finish_non_exhaustive()
+    }
+}
+
+/// Every mistake found in the environment.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<String>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "the environment has {} mistake(s):", self.0.len())?;
+        for mistake in &self.0 {
+            writeln!(f, "  {mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+struct Reader<'a> {
+    get: &'a dyn Fn(&str) -> Option<String>,
+    mistakes: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn text(&self, name: &str) -> Option<String> {
+        (self.get)(name).filter(|value| !value.is_empty())
+    }
+
+    fn mistake<T>(&mut self, name: &str, problem: impl fmt::Display) -> Option<T> {
+        self.mistakes.push(format!("{name}: {problem}"));
+        None
+    }
+
+    fn number<T: FromStr + PartialOrd + fmt::Display + Copy>(
+        &mut self,
+        name: &str,
+        default: T,
+        range: (T, T),
+    ) -> Option<T> {
+        let Some(text) = self.text(name) else {
+            return Some(default);
+        };
+        match text.parse::<T>() {
+            Ok(value) if value >= range.0 && value <= range.1 => Some(value),
+            _ => self.mistake(
+                name,
+                format_args!("expected a whole number from {} to {}, got {text:?}", range.0, range.1),
+            ),
+        }
+    }
+
+    fn token(&mut self, name: &str) -> Option<String> {
+        match self.text(name) {
+            Some(token) if token.len() < MIN_TOKEN_BYTES => self.mistake(
+                name,
+                format_args!("expected at least {MIN_TOKEN_BYTES} bytes, got {}", token.len()),
+            ),
+            Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                self.mistake(name, "expected visible ASCII characters only")
+            }
+            Some(token) => Some(token),
+            None => self.mistake(name, "is required"),
+        }
+    }
+
+    fn database(&mut self) -> Option<(PgConnectOptions, postgres::Config)> {
+        let Some(url) = self.text("DATABASE_URL") else {
+            return self.mistake("DATABASE_URL", "is required");
+        };
+        // The URL is never echoed: it holds a password.
+        let expected = "expected postgres://user:password@host:port/database";
+        match (url.parse::<PgConnectOptions>(), url.parse::<postgres::Config>()) {
+            (Ok(pool), Ok(tracker)) => Some((pool, tracker)),
+            (Err(error), _) => self.mistake("DATABASE_URL", format_args!("{expected}: {error}")),
+            (_, Err(error)) => self.mistake("DATABASE_URL", format_args!("{expected}: {error}")),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the configuration from the process's environment.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`], with every mistake.
+    pub fn from_env() -> Result<Self, ConfigErrors> {
+        Self::read(&|name| std::env::var(name).ok())
+    }
+
+    /// Reads the configuration through `get`.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`], with every mistake.
+    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader { get, mistakes: Vec::new() };
+        let config = Self::parse(&mut reader);
+        match config {
+            Some(config) if reader.mistakes.is_empty() => Ok(config),
+            _ => Err(ConfigErrors(reader.mistakes)),
+        }
+    }
+
+    fn parse(reader: &mut Reader<'_>) -> Option<Self> {
+        let database = reader.database();
+        let token = reader.token("PURSER_TOKEN");
+        let admin_token = reader.token("PURSER_ADMIN_TOKEN");
+        if token.is_some() && token == admin_token {
+            reader.mistake::<()>("PURSER_ADMIN_TOKEN", "must differ from PURSER_TOKEN");
+        }
+        let listen_addr = match reader.text("PURSER_LISTEN_ADDR") {
+            None => Some(SocketAddr::from(([127, 0, 0, 1], 8088))),
+            Some(text) => match text.parse() {
+                Ok(addr) => Some(addr),
+                Err(_) => {
+                    reader.mistake("PURSER_LISTEN_ADDR", format_args!("expected IP:PORT, got {text:?}"))
+                }
+            },
+        };
+        let pool_min = reader.number("PURSER_DB_POOL_MIN", 10, (0, 1_000));
+        let pool_max = reader.number("PURSER_DB_POOL_MAX", 30, (1, 1_000));
+        if let (Some(min), Some(max)) = (pool_min, pool_max)
+            && min > max
+        {
+            let problem = format!("is {min}, more than PURSER_DB_POOL_MAX ({max})");
+            reader.mistake::<()>("PURSER_DB_POOL_MIN", problem);
+        }
+        let connect_timeout_s = reader.number("PURSER_DB_CONNECT_TIMEOUT_S", 60, (0, 86_400));
+        let hold_ttl_s = reader.number("PURSER_HOLD_TTL_S", 900, (1, 604_800));
+        let sweep_interval_ms = reader.number("PURSER_SWEEP_INTERVAL_MS", 5_000, (10, 3_600_000));
+        let sweep_grace_s = reader.number("PURSER_SWEEP_GRACE_S", 60, (0, 86_400));
+        let default_output_tokens = reader.number("PURSER_DEFAULT_OUTPUT_TOKENS", 1_024, (1, 10_000_000));
+        let lanes = reader.number("PURSER_LANES", 4, (1, 64));
+        let (database, tracker_database) = database?;
+        Some(Self {
+            database,
+            tracker_database,
+            listen_addr: listen_addr?,
+            token: token?,
+            admin_token: admin_token?,
+            pool_min: pool_min?,
+            pool_max: pool_max?,
+            connect_timeout: Duration::from_secs(connect_timeout_s?),
+            hold_ttl_s: hold_ttl_s?,
+            sweep_interval: Duration::from_millis(sweep_interval_ms?),
+            sweep_grace: Duration::from_secs(sweep_grace_s?),
+            default_output_tokens: default_output_tokens?,
+            lanes: lanes?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+        let pairs: Vec<(String, String)> = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        Config::read(&move |name| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()))
+    }
+
+    const GOOD: [(&str, &str); 3] = [
+        ("DATABASE_URL", "postgres://u:p@127.0.0.1:5432/purser"),
+        ("PURSER_TOKEN", "0123456789abcdef"),
+        ("PURSER_ADMIN_TOKEN", "fedcba9876543210"),
+    ];
+
+    #[test]
+    fn three_variables_suffice() {
+        let config = read(&GOOD).unwrap();
+        assert_eq!(config.listen_addr.to_string(), "127.0.0.1:8088");
+        assert_eq!((config.pool_min, config.pool_max, config.hold_ttl_s), (10, 30, 900));
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let ConfigErrors(mistakes) = read(&[
+            ("DATABASE_URL", "mysql//x"),
+            ("PURSER_TOKEN", "short"),
+            ("PURSER_LISTEN_ADDR", "localhost"),
+            ("PURSER_DB_POOL_MIN", "40"),
+            ("PURSER_HOLD_TTL_S", "15m"),
+            ("PURSER_LANES", "0"),
+        ])
+        .unwrap_err();
+        let named: Vec<&str> = mistakes.iter().filter_map(|mistake| mistake.split(':').next()).collect();
+        assert_eq!(
+            named,
+            [
+                "DATABASE_URL",
+                "PURSER_TOKEN",
+                "PURSER_ADMIN_TOKEN",
+                "PURSER_LISTEN_ADDR",
+                "PURSER_DB_POOL_MIN",
+                "PURSER_HOLD_TTL_S",
+                "PURSER_LANES"
+            ]
+        );
+        assert!(mistakes[5].contains("got \"15m\""), "{}", mistakes[5]);
+    }
+
+    #[test]
+    fn one_token_can_t_serve_both() {
+        let mut pairs = GOOD;
+        pairs[2].1 = GOOD[1].1;
+        let ConfigErrors(mistakes) = read(&pairs).unwrap_err();
+        assert_eq!(mistakes, ["PURSER_ADMIN_TOKEN: must differ from PURSER_TOKEN"]);
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let text = format!("{:?}", read(&GOOD).unwrap());
+        assert!(!text.contains("0123456789abcdef") && !text.contains("postgres"), "{text}");
+    }
+}

@@ -1,0 +1,230 @@
+use super::*;
+
+const NOW_US: i64 = 1_800_000_000_000_000;
+
+fn key() -> HoldKey {
+    ("acme".into(), Uuid::from_u128(7))
+}
+
+fn counters() -> Vec<CounterRef> {
+    vec![CounterRef { budget_id: 1, subject: String::new(), period_start_unix_s: 0 }]
+}
+
+fn subject() -> Subject {
+    Subject {
+        team: "search".into(),
+        user: "ann".into(),
+        provider: "openai".into(),
+        model: "gpt-4o".into(),
+        api: "openai_chat".into(),
+    }
+}
+
+fn payer() -> Payer {
+    Payer { org: "acme".into(), team: Some("search".into()), user: Some("ann".into()) }
+}
+
+fn settle(cost_nanousd: Option<i64>) -> Item {
+    Item::Settle(Box::new(Settle {
+        payer: payer(),
+        subject: subject(),
+        charge: Charge {
+            cost_nanousd,
+            estimate_nanousd: 77,
+            priced_as: "gpt-4o".into(),
+            price_match: "exact",
+            price_effective_from_unix_s: Some(1),
+        },
+        facts: Facts::default(),
+        started_at_unix_us: NOW_US - 1_000,
+    }))
+}
+
+fn row(state: HoldState) -> HoldRow {
+    HoldRow {
+        state,
+        held_nanousd: 100,
+        counters: counters(),
+        held_at_unix_us: NOW_US - 5_000,
+        expires_at_unix_us: NOW_US - 1,
+        subject: subject(),
+    }
+}
+
+/// A ledger of one id, run through `fold` batch by batch as the database would be.
+struct Model {
+    rows: Rows,
+    spent_nanousd: i64,
+    held_nanousd: i64,
+    entries: Vec<NewEntry>,
+}
+
+impl Model {
+    fn new(hold: Option<HoldState>) -> Self {
+        let mut rows = Rows { now_unix_us: NOW_US, ..Rows::default() };
+        rows.fallback_counters.insert(key(), counters());
+        let held_nanousd = if hold == Some(HoldState::Open) { 100 } else { 0 };
+        if let Some(state) = hold {
+            rows.holds.insert(key(), row(state));
+        }
+        Self { rows, spent_nanousd: 0, held_nanousd, entries: Vec::new() }
+    }
+
+    fn apply(&mut self, item: &Item) -> Outcome {
+        let mut effects = Effects::default();
+        let outcome = fold(&key(), item, &mut self.rows, &mut effects);
+        for change in effects.changes.values() {
+            self.spent_nanousd += change.spent_nanousd;
+            self.held_nanousd += change.held_nanousd;
+        }
+        self.entries.extend(effects.entries);
+        outcome
+    }
+}
+
+#[test]
+fn items_do_what_the_table_says() {
+    use HoldState::{Expired, Open, Settled, Voided};
+    let cost = || settle(Some(40));
+    let void = || Item::Void(payer());
+    let recorded = Outcome::Recorded;
+    let duplicate = Outcome::Duplicate;
+    // (row, items) → (outcomes, spent, held, entries, state)
+    type Case = (Option<HoldState>, Vec<Item>, Vec<Outcome>, i64, i64, usize, Option<HoldState>);
+    let cases: Vec<Case> = vec![
+        (Some(Open), vec![cost()], vec![recorded.clone()], 40, 0, 1, Some(Settled)),
+        (
+            Some(Open),
+            vec![cost(), cost()],
+            vec![recorded.clone(), duplicate.clone()],
+            40,
+            0,
+            1,
+            Some(Settled),
+        ),
+        (Some(Open), vec![settle(Some(0))], vec![recorded.clone()], 0, 0, 1, Some(Settled)),
+        (Some(Open), vec![settle(Some(140))], vec![recorded.clone()], 140, 0, 1, Some(Settled)),
+        (Some(Open), vec![settle(None)], vec![recorded.clone()], 100, 0, 1, Some(Settled)),
+        (Some(Open), vec![void()], vec![recorded.clone()], 0, 0, 0, Some(Voided)),
+        (Some(Open), vec![void(), void()], vec![recorded.clone(), duplicate.clone()], 0, 0, 0, Some(Voided)),
+        (Some(Open), vec![void(), cost()], vec![recorded.clone(), recorded.clone()], 40, 0, 1, Some(Settled)),
+        (
+            Some(Open),
+            vec![cost(), void()],
+            vec![recorded.clone(), duplicate.clone()],
+            40,
+            0,
+            1,
+            Some(Settled),
+        ),
+        (Some(Open), vec![Item::Expire], vec![recorded.clone()], 100, 0, 1, Some(Expired)),
+        (
+            Some(Open),
+            vec![Item::Expire, Item::Expire],
+            vec![recorded.clone(), duplicate.clone()],
+            100,
+            0,
+            1,
+            Some(Expired),
+        ),
+        (
+            Some(Open),
+            vec![Item::Expire, cost()],
+            vec![recorded.clone(), recorded.clone()],
+            40,
+            0,
+            2,
+            Some(Settled),
+        ),
+        (
+            Some(Open),
+            vec![Item::Expire, cost(), cost()],
+            vec![recorded.clone(), recorded.clone(), duplicate.clone()],
+            40,
+            0,
+            2,
+            Some(Settled),
+        ),
+        (
+            Some(Open),
+            vec![Item::Expire, void()],
+            vec![recorded.clone(), duplicate.clone()],
+            100,
+            0,
+            1,
+            Some(Expired),
+        ),
+        (
+            Some(Open),
+            vec![Item::Expire, settle(None)],
+            vec![recorded.clone(), recorded.clone()],
+            100,
+            0,
+            2,
+            Some(Settled),
+        ),
+        (None, vec![cost()], vec![recorded.clone()], 40, 0, 1, Some(Settled)),
+        (None, vec![settle(None)], vec![recorded.clone()], 77, 0, 1, Some(Settled)),
+        (None, vec![cost(), cost()], vec![recorded.clone(), duplicate.clone()], 40, 0, 1, Some(Settled)),
+        (None, vec![void()], vec![recorded.clone()], 0, 0, 0, Some(Voided)),
+        (None, vec![void(), cost()], vec![recorded.clone(), recorded], 40, 0, 1, Some(Settled)),
+        (None, vec![Item::Expire], vec![duplicate], 0, 0, 0, None),
+    ];
+    for (hold, items, outcomes, spent, held, entries, state) in cases {
+        let mut model = Model::new(hold);
+        let label = format!("{hold:?} {items:?}");
+        let got: Vec<Outcome> = items.iter().map(|item| model.apply(item)).collect();
+        assert_eq!(got, outcomes, "{label}");
+        assert_eq!((model.spent_nanousd, model.held_nanousd), (spent, held), "{label}");
+        assert_eq!(model.entries.len(), entries, "{label}");
+        assert_eq!(model.entries.iter().map(|entry| entry.cost_nanousd).sum::<i64>(), spent, "{label}");
+        let numbers: Vec<i32> = model.entries.iter().map(|entry| entry.entry).collect();
+        assert_eq!(numbers, (0_i32..).take(entries).collect::<Vec<_>>(), "{label}");
+        assert_eq!(model.rows.holds.get(&key()).map(|row| row.state), state, "{label}");
+    }
+}
+
+#[test]
+fn an_open_hold_that_has_not_expired_is_left_alone() {
+    let mut model = Model::new(Some(HoldState::Open));
+    model.rows.holds.get_mut(&key()).unwrap().expires_at_unix_us = NOW_US + 1;
+    assert_eq!(model.apply(&Item::Expire), Outcome::Duplicate);
+    assert_eq!(model.held_nanousd, 100);
+}
+
+#[test]
+fn a_settlement_counts_where_its_hold_was_made() {
+    let mut model = Model::new(Some(HoldState::Open));
+    model.rows.fallback_counters.insert(key(), Vec::new());
+    model.apply(&settle(Some(40)));
+    assert_eq!(model.entries[0].counters, counters());
+    assert_eq!(model.entries[0].occurred_at_unix_us, NOW_US - 5_000);
+}
+
+#[test]
+fn a_settlement_whose_row_is_gone_is_still_counted_once() {
+    // The tombstone was removed by retention; the ledger's own entries remain.
+    let mut model = Model::new(None);
+    model.rows.entries.insert(key(), Entries { count: 1, charged_nanousd: 40, settled: true });
+    assert_eq!(model.apply(&settle(Some(40))), Outcome::Duplicate);
+    assert_eq!(model.apply(&Item::Void(payer())), Outcome::Duplicate);
+    assert_eq!(model.spent_nanousd, 0);
+}
+
+#[test]
+fn a_request_time_is_clamped_to_the_last_week() {
+    let week_us = 7 * 24 * 3600 * 1_000_000;
+    assert_eq!(clamp_started_at(NOW_US + 1, NOW_US), NOW_US);
+    assert_eq!(clamp_started_at(NOW_US - 5, NOW_US), NOW_US - 5);
+    assert_eq!(clamp_started_at(0, NOW_US), NOW_US - week_us);
+}
+
+#[test]
+fn one_batch_may_hold_an_id_twice() {
+    let mut rows = Rows { now_unix_us: NOW_US, ..Rows::default() };
+    let mut effects = Effects::default();
+    assert_eq!(fold(&key(), &Item::Void(payer()), &mut rows, &mut effects), Outcome::Recorded);
+    assert_eq!(fold(&key(), &settle(Some(1)), &mut rows, &mut effects), Outcome::Recorded);
+    assert_eq!(effects.tombstones[&key()].state, HoldState::Settled);
+    assert!(effects.states.is_empty());
+}

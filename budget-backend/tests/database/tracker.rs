@@ -1,0 +1,191 @@
+//! Cost writes, one step at a time.
+
+use budget_backend::ledger::Decision;
+use budget_backend::tracker::{Item, TrackerFailure};
+use purser_protocol::Outcome;
+use sqlx::PgPool;
+
+use crate::support::*;
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_settlement_releases_the_hold_and_is_counted_once(pool: PgPool) {
+    let org = budget(&pool, "", "", "month", 1_000).await;
+    let user = budget(&pool, "search", "ann", "day", 1_000).await;
+    let ledger = ledger(&pool);
+    let call = id(1);
+    granted(&ledger, call, 100).await;
+    let items = vec![settle(call, 40), settle(call, 40)];
+    assert_eq!(record(&pool, items.clone()).await, [Outcome::Recorded, Outcome::Duplicate]);
+    // Sent again later, perhaps to another replica: still once.
+    assert_eq!(record(&pool, items).await, [Outcome::Duplicate, Outcome::Duplicate]);
+    for budget in [org, user] {
+        assert_eq!(standing(&pool, budget).await, (40, 0));
+    }
+    assert_eq!(number(&pool, "select count(*) from llm_requests").await, 1);
+    assert_eq!(number(&pool, "select requests from cost_daily_summary").await, 1);
+    assert_eq!(
+        number(&pool, "select input_tokens * 100 + output_tokens from cost_daily_summary").await,
+        1_005
+    );
+    assert_books_balance(&pool).await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn cost_above_the_hold_is_recorded_in_full_and_the_next_hold_is_refused(pool: PgPool) {
+    let org = budget(&pool, "", "", "month", 100).await;
+    let ledger = ledger(&pool);
+    granted(&ledger, id(1), 100).await;
+    let open = sqlx::query_scalar("select hold_id from holds").fetch_one(&pool).await.unwrap();
+    record(&pool, vec![settle(open, 250)]).await;
+    assert_eq!(standing(&pool, org).await, (250, 0));
+    assert!(matches!(hold(&ledger, id(2), &ann(), 0).await.unwrap(), Decision::Refused(_)));
+    assert_books_balance(&pool).await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn no_usage_is_charged_from_the_hold_and_without_one_from_the_estimate(pool: PgPool) {
+    let org = budget(&pool, "", "", "month", 1_000).await;
+    let held = id(1);
+    granted(&ledger(&pool), held, 100).await;
+    record(&pool, vec![settle_for(&ann(), held, None), settle_for(&ann(), id(2), None)]).await;
+    assert_eq!(standing(&pool, org).await, (177, 0));
+    assert_eq!(number(&pool, "select estimated_requests from cost_daily_summary").await, 2);
+    assert_books_balance(&pool).await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_call_that_went_out_without_a_hold_is_counted_in_its_payer_s_budgets(pool: PgPool) {
+    let org = budget(&pool, "", "", "month", 1_000).await;
+    let each = budget(&pool, "search", "*", "day", 1_000).await;
+    let other_team = budget(&pool, "ads", "", "day", 1_000).await;
+    assert_eq!(record(&pool, vec![settle(id(1), 40)]).await, [Outcome::Recorded]);
+    assert_eq!(standing(&pool, org).await, (40, 0));
+    assert_eq!(standing(&pool, each).await, (40, 0));
+    assert_eq!(standing(&pool, other_team).await, (0, 0));
+    assert_books_balance(&pool).await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn an_expired_hold_is_charged_in_full_and_a_late_settlement_corrects_it(pool: PgPool) {
+    let org = budget(&pool, "", "", "month", 1_000).await;
+    let late = id(1);
+    granted(&ledger(&pool), late, 100).await;
+    let mut steps = steps(&pool);
+    assert_eq!(steps.sweep().await, 0, "not due yet");
+    sqlx::query("update holds set expires_at = now()").execute(&pool).await.unwrap();
+    let expired = steps.sweep().await;
+    assert_eq!(expired, 1);
+    assert_eq!(standing(&pool, org).await, (100, 0));
+    assert_books_balance(&pool).await;
+    let outcomes = steps.step(vec![settle(late, 30), settle(late, 30), void(late)]).await.unwrap();
+    assert_eq!(outcomes, [Outcome::Recorded, Outcome::Duplicate, Outcome::Duplicate]);
+    assert_eq!(standing(&pool, org).await, (30, 0));
+    let entries: Vec<(i32, i64, String)> =
+        sqlx::query_as("select entry, cost_nanousd, cause from llm_requests order by entry")
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+    assert_eq!(entries, [(0, 100, "expired".to_owned()), (1, -70, "settled".to_owned())]);
+    assert_eq!(number(&pool, "select requests from cost_daily_summary").await, 1);
+    assert_eq!(number(&pool, "select estimated_requests from cost_daily_summary").await, 0);
+    assert_books_balance(&pool).await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn after_a_reconnection_the_sweep_waits_its_grace(pool: PgPool) {
+    budget(&pool, "", "", "month", 1_000).await;
+    granted(&ledger(&pool), id(1), 100).await;
+    sqlx::query("update holds set expires_at = now()").execute(&pool).await.unwrap();
+    let expired = Steps::new(&pool, std::time::Duration::from_secs(3_600)).sweep().await;
+    assert_eq!(expired, 0);
+    assert_eq!(number(&pool, "select count(*) from holds where state = 'open'").await, 1);
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn old_tombstones_go_and_a_repeat_is_still_a_duplicate(pool: PgPool) {
+    budget(&pool, "", "", "month", 1_000).await;
+    let call = id(1);
+    granted(&ledger(&pool), call, 100).await;
+    record(&pool, vec![settle(call, 40)]).await;
+    sqlx::query("update holds set closed_at = now() - interval '2 hours'").execute(&pool).await.unwrap();
+    steps(&pool).sweep().await;
+    assert_eq!(number(&pool, "select count(*) from holds").await, 0);
+    assert_eq!(
+        record(&pool, vec![settle(call, 40), void(call)]).await,
+        [Outcome::Duplicate, Outcome::Duplicate]
+    );
+    assert_books_balance(&pool).await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn one_item_that_can_t_be_stored_is_set_aside_and_the_rest_is_written(pool: PgPool) {
+    let org = budget(&pool, "", "", "month", i64::MAX).await;
+    let full = budget(&pool, "search", "ann", "day", i64::MAX).await;
+    let (good, bad) = (id(1), id(2));
+    let bob = payer("search", "bob");
+    let ledger = ledger(&pool);
+    hold(&ledger, good, &bob, 10).await.unwrap();
+    granted(&ledger, bad, 10).await;
+    // The next charge would overflow this counter.
+    sqlx::query("update budget_counters set spent_nanousd = $1 where budget_id = $2")
+        .bind(i64::MAX)
+        .bind(full)
+        .execute(&pool)
+        .await
+        .unwrap();
+    let outcomes = record(&pool, vec![settle_for(&bob, good, Some(4)), settle(bad, 4)]).await;
+    assert_eq!(outcomes[0], Outcome::Recorded);
+    assert!(
+        matches!(&outcomes[1], Outcome::Rejected { reason } if reason.contains("out of range")),
+        "{outcomes:?}"
+    );
+    assert_eq!(standing(&pool, org).await, (4, 10));
+    assert_eq!(number(&pool, "select count(*) from quarantined_settlements").await, 1);
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_lost_connection_fails_one_batch_and_the_next_reconnects(pool: PgPool) {
+    let org = budget(&pool, "", "", "month", 1_000).await;
+    let mut steps = steps(&pool);
+    steps.step(vec![settle(id(1), 10)]).await.unwrap();
+    sqlx::query(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    let call = id(2);
+    // The worker may notice the closed connection before it uses it, or after; either way the batch
+    // is written or reported, and a repeat settles it.
+    let first = steps.step(vec![settle(call, 20)]).await;
+    assert!(matches!(first, Ok(_) | Err(TrackerFailure::Database)), "{first:?}");
+    let repeat = steps.step(vec![settle(call, 20)]).await.unwrap();
+    assert_eq!(repeat, [if first.is_ok() { Outcome::Duplicate } else { Outcome::Recorded }]);
+    assert_eq!(standing(&pool, org).await, (30, 0));
+}
+
+#[test]
+fn a_database_that_is_away_is_reported_at_once() {
+    let config: postgres::Config = "postgres://nobody:nothing@127.0.0.1:1/none".parse().unwrap();
+    let settings = budget_backend::tracker::TrackerSettings {
+        queue_len: 1,
+        sweep_interval: std::time::Duration::from_secs(3_600),
+        sweep_grace: std::time::Duration::ZERO,
+        tombstone_age_s: 1,
+    };
+    let mut worker = budget_backend::tracker::Worker::new(config, settings);
+    for _ in 0..3 {
+        assert_eq!(worker.step(&[(key(id(1)), Item::Void(ann()))]), Err(TrackerFailure::Database));
+    }
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn ids_of_any_time_find_a_partition(pool: PgPool) {
+    budget_backend::db::migrate(&pool).await.unwrap();
+    let outcomes =
+        record(&pool, vec![settle(id(1), 1), settle(uuid::Uuid::nil(), 2), settle(uuid::Uuid::max(), 4)])
+            .await;
+    assert_eq!(outcomes, [Outcome::Recorded, Outcome::Recorded, Outcome::Recorded]);
+    assert_eq!(number(&pool, "select count(*) from llm_requests_default").await, 2);
+    assert_eq!(number(&pool, "select sum(cost_nanousd)::bigint from llm_requests").await, 7);
+}
