@@ -1,0 +1,60 @@
+//! The JSON on the wire, pinned: what an older replica or filter wrote must read the same for ever.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test is meant to stop")]
+
+use purser_protocol::{HoldRequest, HoldResponse, SettlementBatch, SettlementResponse};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+fn golden(name: &str) -> String {
+    let path = format!("{}/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Reads a golden file as `T` and writes it again: nothing may be lost or renamed.
+fn round_trip<T: DeserializeOwned + Serialize>(name: &str) -> T {
+    let text = golden(name);
+    let message: T = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let before: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(serde_json::to_value(&message).unwrap(), before, "{name}");
+    message
+}
+
+#[test]
+fn every_golden_file_reads_and_writes_the_same() {
+    round_trip::<HoldRequest>("hold-request");
+    round_trip::<HoldRequest>("hold-request-least");
+    for name in ["hold-allow", "hold-allow-rewrite", "hold-deny", "hold-deny-total"] {
+        round_trip::<HoldResponse>(name);
+    }
+    round_trip::<SettlementBatch>("settlement-batch");
+    round_trip::<SettlementResponse>("settlement-response");
+    let files = std::fs::read_dir(format!("{}/golden", env!("CARGO_MANIFEST_DIR"))).unwrap().count();
+    assert_eq!(files, 8, "a golden file that no test reads pins nothing");
+}
+
+#[test]
+fn a_newer_writer_s_fields_are_ignored() {
+    let mut newer: Value = serde_json::from_str(&golden("hold-request")).unwrap();
+    newer["priority"] = json!("high");
+    newer["payer"]["cost_center"] = json!(7);
+    let older: HoldRequest = serde_json::from_value(newer).unwrap();
+    assert_eq!(older, round_trip::<HoldRequest>("hold-request"));
+}
+
+#[test]
+fn fields_that_came_later_have_defaults() {
+    let mut least: Value = serde_json::from_str(&golden("hold-request-least")).unwrap();
+    least["size"] = json!({"text_bytes": 0});
+    let read: HoldRequest = serde_json::from_value(least).unwrap();
+    assert_eq!(read, round_trip::<HoldRequest>("hold-request-least"));
+}
+
+#[test]
+fn an_unknown_reason_is_still_a_denial() {
+    let mut newer: Value = serde_json::from_str(&golden("hold-deny")).unwrap();
+    newer["reason"] = json!("not_invented_yet");
+    let read: HoldResponse = serde_json::from_value(newer).unwrap();
+    assert!(matches!(read.verdict, purser_protocol::Verdict::Deny(_)));
+}
