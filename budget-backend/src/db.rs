@@ -8,7 +8,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, migrate::Migrator};
+use sqlx::{Connection, PgConnection, PgPool, migrate::Migrator};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -26,6 +26,9 @@ const CHECK_LIMITS_MS: [(&str, &str); 3] = [
     ("statement_timeout", "5000"),
     ("idle_in_transaction_session_timeout", "5000"),
 ];
+
+/// Longest wait for one connection attempt.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// The tracker's batches are larger and nobody waits for them.
 const TRACKER_LIMITS: &str =
@@ -65,8 +68,8 @@ pub async fn connect(config: &Config) -> Result<PgPool, DatabaseError> {
     let mut attempts: u32 = 0;
     loop {
         attempts = attempts.saturating_add(1);
-        match pool(config).await {
-            Ok(pool) => return Ok(pool),
+        match reach(config).await {
+            Ok(()) => return Ok(pool(config).await?),
             Err(source) => {
                 let left = config.connect_timeout.saturating_sub(started.elapsed());
                 if left.is_zero() {
@@ -84,12 +87,19 @@ pub async fn connect(config: &Config) -> Result<PgPool, DatabaseError> {
     }
 }
 
+/// Makes one connection and closes it: a pool would report a refused connection as a time-out.
+async fn reach(config: &Config) -> sqlx::Result<()> {
+    let connect = PgConnection::connect_with(&config.database);
+    let connection = tokio::time::timeout(CONNECT_LIMIT, connect).await;
+    connection.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await
+}
+
 async fn pool(config: &Config) -> sqlx::Result<PgPool> {
     PgPoolOptions::new()
         .min_connections(config.pool_min)
         .max_connections(config.pool_max)
         // A hold's caller waits a quarter of a second; a longer queue for connections helps nobody.
-        .acquire_timeout(Duration::from_secs(2))
+        .acquire_timeout(CONNECT_LIMIT)
         .connect_with(check_options(&config.database))
         .await
 }
@@ -105,7 +115,7 @@ pub fn tracker_config(config: &Config) -> postgres::Config {
     database
         .application_name("purser-tracker")
         .options(TRACKER_LIMITS)
-        .connect_timeout(Duration::from_secs(2))
+        .connect_timeout(CONNECT_LIMIT)
         .keepalives(true)
         .keepalives_idle(Duration::from_secs(10))
         .keepalives_interval(Duration::from_secs(5))

@@ -59,13 +59,17 @@ async fn main() -> ExitCode {
 async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = async move {
+    let mut stop = Box::pin(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+    });
+    let application = tokio::select! {
+        built = Application::build(config) => built?,
+        // Told to stop while still waiting for the database.
+        () = &mut stop => return Ok(()),
     };
-    let application = Application::build(config).await?;
     // The one line on standard output: whoever started this on port 0 reads the port from it.
     writeln!(std::io::stdout(), "listening on {}", application.addr()?)?;
     application.run(stop).await?;
