@@ -49,9 +49,12 @@ impl From<postgres::Error> for StepError {
 /// # Errors
 /// [`StepError`]; then nothing was written.
 pub fn step(client: &mut Client, items: &[(HoldKey, Item)]) -> Result<Vec<Outcome>, StepError> {
+    // Counters that were missing once. One that still is after it was made belongs to a budget that
+    // somebody deleted by hand; that must not keep the batch from being written.
+    let mut made = BTreeSet::new();
     for _ in 0..MAX_ATTEMPTS {
         let mut transaction = client.transaction()?;
-        match attempt(&mut transaction, items)? {
+        match attempt(&mut transaction, items, &made)? {
             Attempt::Done(outcomes) => {
                 transaction.commit()?;
                 return Ok(outcomes);
@@ -59,6 +62,7 @@ pub fn step(client: &mut Client, items: &[(HoldKey, Item)]) -> Result<Vec<Outcom
             Attempt::Missing(missing) => {
                 transaction.rollback()?;
                 insert_counters(client, &missing)?;
+                made.extend(missing);
             }
             Attempt::Changed => transaction.rollback()?,
         }
@@ -73,14 +77,18 @@ enum Attempt {
     Changed,
 }
 
-fn attempt(transaction: &mut Transaction<'_>, items: &[(HoldKey, Item)]) -> Result<Attempt, StepError> {
+fn attempt(
+    transaction: &mut Transaction<'_>,
+    items: &[(HoldKey, Item)],
+    made: &BTreeSet<CounterKey>,
+) -> Result<Attempt, StepError> {
     let keys: BTreeSet<&HoldKey> = items.iter().map(|(key, _)| key).collect();
     let mut rows = Rows::default();
     (rows.now_unix_us, rows.holds) = read_holds(transaction, &keys, false)?;
     rows.fallback_counters = fallback_counters(transaction, items, &rows)?;
     let needed = counter_keys(&rows);
     let missing = lock_counters(transaction, &needed)?;
-    if !missing.is_empty() {
+    if !missing.is_subset(made) {
         return Ok(Attempt::Missing(missing));
     }
     let (_, locked) = read_holds(transaction, &keys, true)?;

@@ -189,3 +189,17 @@ async fn ids_of_any_time_find_a_partition(pool: PgPool) {
     assert_eq!(number(&pool, "select count(*) from llm_requests_default").await, 2);
     assert_eq!(number(&pool, "select sum(cost_nanousd)::bigint from llm_requests").await, 7);
 }
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_budget_deleted_by_hand_does_not_hold_up_settlements(pool: PgPool) {
+    let org = budget(&pool, "", "", "month", 1_000).await;
+    let gone = budget(&pool, "search", "", "day", 1_000).await;
+    let call = id(1);
+    granted(&ledger(&pool), call, 100).await;
+    for table in ["budget_counters", "budgets"] {
+        let sql = format!("delete from {table} where budget_id = {gone}");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+    }
+    assert_eq!(record(&pool, vec![settle(call, 40)]).await, [Outcome::Recorded]);
+    assert_eq!(standing(&pool, org).await, (40, 0));
+}
