@@ -1,0 +1,250 @@
+//! The filter's configuration: JSON, read once, every mistake reported with its path.
+
+mod fields;
+
+use std::fmt;
+
+use purser_protocol::{MAX_BATCH_ITEMS, MAX_NAME_BYTES, Payer};
+use serde_json::Value;
+
+use fields::{Fields, Text};
+
+/// A configuration without mistakes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the budget backend is.
+    pub backend: Backend,
+    /// Who bills for the calls, as in the backend's price table.
+    pub provider: String,
+    /// Headers, set by a trusted hop, that say who pays. Always removed before a request goes out.
+    pub identity: Identity,
+    /// What happens to a metered call that names no org.
+    pub unidentified: Unidentified,
+    /// What happens to a metered call when the backend gives no verdict.
+    pub failure_mode: FailureMode,
+    /// What happens to a request that may cost money but can't be metered.
+    pub unknown_api: Policy,
+    /// What happens to a metered call whose body can't be read.
+    pub unreadable_request: Policy,
+    /// Largest request body, bytes. The proxy's own buffer limit must be larger.
+    pub max_request_body_bytes: usize,
+    /// Largest JSON answer that is kept for reading its usage, bytes.
+    pub max_metered_body_bytes: usize,
+    /// Bounds of the settlements that wait to be sent.
+    pub outbox: OutboxLimits,
+}
+
+/// How to reach the backend.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// The proxy's cluster for it.
+    pub cluster: String,
+    /// The bearer token.
+    pub token: String,
+    /// How long a request waits for its verdict, milliseconds.
+    pub hold_timeout_ms: u32,
+    /// How long a batch of settlements waits for its answer, milliseconds.
+    pub settle_timeout_ms: u32,
+}
+
+/// The token stays out of logs.
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("cluster", &self.cluster)
+            .field("hold_timeout_ms", &self.hold_timeout_ms)
+            .field("settle_timeout_ms", &self.settle_timeout_ms)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Names of the headers that say who pays, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The org.
+    pub org_header: String,
+    /// The team.
+    pub team_header: String,
+    /// The user.
+    pub user_header: String,
+}
+
+/// What happens to a metered call that names no org.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unidentified {
+    /// It is refused.
+    Deny,
+    /// This payer pays.
+    Payer(Payer),
+}
+
+/// What happens when the backend gives no verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureMode {
+    /// The call goes out and is settled later.
+    Open,
+    /// The call is refused.
+    Closed,
+}
+
+/// Whether what can't be metered may go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// It is refused.
+    Deny,
+    /// It goes out unmetered, and is counted.
+    Pass,
+}
+
+/// Bounds of the settlements that wait to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutboxLimits {
+    /// Bytes they may take; what comes beyond is lost, counted and logged.
+    pub max_bytes: usize,
+    /// Most items in one batch.
+    pub batch_items: usize,
+    /// How long a settlement waits for others to go with it, milliseconds.
+    pub flush_interval_ms: u32,
+}
+
+/// One mistake in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where, as `outer.inner`; empty for the whole text.
+    pub path: String,
+    /// What was expected there, and what stands there.
+    pub problem: String,
+}
+
+/// Every mistake of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<Mistake>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            match mistake.path.as_str() {
+                "" => write!(f, "configuration: {}", mistake.problem)?,
+                path => write!(f, "{path}: {}", mistake.problem)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+const MAX_BYTES: u64 = 256 << 20;
+
+impl Config {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// [`Mistakes`], all of them at once.
+    pub fn parse(json: &[u8]) -> Result<Self, Mistakes> {
+        let no_json = |why: String| {
+            Mistakes(vec![Mistake { path: String::new(), problem: format!("expected a JSON object: {why}") }])
+        };
+        let text = std::str::from_utf8(json).map_err(|error| no_json(error.to_string()))?;
+        let value: Value = serde_json::from_str(text).map_err(|error| no_json(error.to_string()))?;
+        let mut mistakes = Vec::new();
+        let mut root = Fields::root(&value, &mut mistakes);
+        let config = Self {
+            backend: backend(&mut root),
+            provider: root.required_text("provider", Text::Name),
+            identity: identity(&mut root),
+            unidentified: unidentified(&mut root),
+            failure_mode: root.choice(
+                "failure_mode",
+                FailureMode::Open,
+                &[("open", FailureMode::Open), ("closed", FailureMode::Closed)],
+            ),
+            unknown_api: root.choice(
+                "unknown_api",
+                Policy::Deny,
+                &[("deny", Policy::Deny), ("allow", Policy::Pass)],
+            ),
+            unreadable_request: root.choice(
+                "unreadable_request",
+                Policy::Deny,
+                &[("deny", Policy::Deny), ("pass", Policy::Pass)],
+            ),
+            max_request_body_bytes: root.size("max_request_body_bytes", 1024..=MAX_BYTES, 16 << 20),
+            max_metered_body_bytes: root.size("max_metered_body_bytes", 1024..=MAX_BYTES, 8 << 20),
+            outbox: outbox(&mut root),
+        };
+        root.finish();
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    }
+}
+
+fn backend(root: &mut Fields<'_>) -> Backend {
+    let mut fields = root.section("backend", true);
+    let backend = Backend {
+        cluster: fields.required_text("cluster", Text::Name),
+        token: fields.required_text("token", Text::Token),
+        hold_timeout_ms: fields.millis("hold_timeout_ms", 1..=60_000, 250),
+        settle_timeout_ms: fields.millis("settle_timeout_ms", 1..=600_000, 5_000),
+    };
+    fields.finish();
+    backend
+}
+
+fn identity(root: &mut Fields<'_>) -> Identity {
+    let mut fields = root.section("identity", false);
+    let mut header = |name: &'static str, default: &str| {
+        let mut section = fields.section(name, false);
+        let header = section.text("header", Text::Header, default);
+        section.finish();
+        header
+    };
+    let identity = Identity {
+        org_header: header("org", "x-budget-org"),
+        team_header: header("team", "x-budget-team"),
+        user_header: header("user", "x-budget-user"),
+    };
+    let (org, team, user) = (&identity.org_header, &identity.team_header, &identity.user_header);
+    if org == team || org == user || team == user {
+        fields.mistake("expected three different headers");
+    }
+    fields.finish();
+    identity
+}
+
+fn unidentified(root: &mut Fields<'_>) -> Unidentified {
+    if !root.is_object("unidentified") {
+        let expected = "\"deny\" or an object with org, team and user";
+        root.only_choice("unidentified", "deny", expected);
+        return Unidentified::Deny;
+    }
+    let mut fields = root.section("unidentified", false);
+    let payer = Payer {
+        org: fields.required_text("org", Text::Name),
+        team: fields.optional_text("team", Text::Name),
+        user: fields.optional_text("user", Text::Name),
+    };
+    fields.finish();
+    Unidentified::Payer(payer)
+}
+
+fn outbox(root: &mut Fields<'_>) -> OutboxLimits {
+    let mut fields = root.section("outbox", false);
+    let most_items = u64::try_from(MAX_BATCH_ITEMS).unwrap_or(u64::MAX);
+    let limits = OutboxLimits {
+        max_bytes: fields.size("max_bytes", 65_536..=MAX_BYTES, 8 << 20),
+        batch_items: fields.size("batch_items", 1..=most_items, 128),
+        flush_interval_ms: fields.millis("flush_interval_ms", 1..=60_000, 50),
+    };
+    fields.finish();
+    limits
+}
+
+/// Whether a text can name an org, a team or a user.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+const LEAST: &str =
+    r#"{"backend":{"cluster":"purser_backend","token":"0123456789abcdef"},"provider":"openai"}"#;
+
+const FULL: &str = r#"{
+    "backend":{"cluster":"b","token":"0123456789abcdef","hold_timeout_ms":1,"settle_timeout_ms":2},
+    "provider":"p",
+    "identity":{"org":{"header":"x-o"},"team":{"header":"x-t"},"user":{"header":"x-u"}},
+    "unidentified":{"org":"demo","user":"u"},
+    "failure_mode":"closed","unknown_api":"allow","unreadable_request":"pass",
+    "max_request_body_bytes":1024,"max_metered_body_bytes":2048,
+    "outbox":{"max_bytes":65536,"batch_items":256,"flush_interval_ms":3}}"#;
+
+fn mistakes(json: &str) -> String {
+    Config::parse(json.as_bytes()).unwrap_err().to_string()
+}
+
+#[test]
+fn what_is_not_said_has_a_default() {
+    let config = Config::parse(LEAST.as_bytes()).unwrap();
+    let expected = Config {
+        backend: Backend {
+            cluster: "purser_backend".to_owned(),
+            token: "0123456789abcdef".to_owned(),
+            hold_timeout_ms: 250,
+            settle_timeout_ms: 5_000,
+        },
+        provider: "openai".to_owned(),
+        identity: Identity {
+            org_header: "x-budget-org".to_owned(),
+            team_header: "x-budget-team".to_owned(),
+            user_header: "x-budget-user".to_owned(),
+        },
+        unidentified: Unidentified::Deny,
+        failure_mode: FailureMode::Open,
+        unknown_api: Policy::Deny,
+        unreadable_request: Policy::Deny,
+        max_request_body_bytes: 16_777_216,
+        max_metered_body_bytes: 8_388_608,
+        outbox: OutboxLimits { max_bytes: 8_388_608, batch_items: 128, flush_interval_ms: 50 },
+    };
+    assert_eq!(config, expected);
+    assert!(!format!("{config:?}").contains("0123456789abcdef"));
+}
+
+#[test]
+fn everything_can_be_said() {
+    let config = Config::parse(FULL.as_bytes()).unwrap();
+    assert_eq!(config.backend.hold_timeout_ms, 1);
+    assert_eq!(config.backend.settle_timeout_ms, 2);
+    assert_eq!(config.identity.user_header, "x-u");
+    assert_eq!(
+        config.unidentified,
+        Unidentified::Payer(Payer { org: "demo".to_owned(), team: None, user: Some("u".to_owned()) })
+    );
+    assert_eq!(config.failure_mode, FailureMode::Closed);
+    assert_eq!(config.unknown_api, Policy::Pass);
+    assert_eq!(config.unreadable_request, Policy::Pass);
+    assert_eq!(config.max_request_body_bytes, 1024);
+    assert_eq!(config.max_metered_body_bytes, 2048);
+    assert_eq!(config.outbox, OutboxLimits { max_bytes: 65_536, batch_items: 256, flush_interval_ms: 3 });
+}
+
+/// A complete configuration with one field replaced, and the one mistake that makes.
+#[test]
+fn each_mistake_names_its_path() {
+    let name = "a text of 1 to 256 bytes without control characters";
+    let header = "the name of a header in lower case, none that requests can't do without";
+    for (pointer, value, expected) in [
+        ("/backend", "7", "backend: expected an object, got 7".to_owned()),
+        ("/backend/cluster", "\"\"", format!("backend.cluster: expected {name}, got \"\"")),
+        (
+            "/backend/token",
+            "7",
+            "backend.token: expected at least 16 visible ASCII characters, got another type".to_owned(),
+        ),
+        (
+            "/backend/token",
+            "\"hush\"",
+            "backend.token: expected at least 16 visible ASCII characters, got a text of 4 bytes".to_owned(),
+        ),
+        (
+            "/backend/token",
+            "\"sixteen chars ok\"",
+            "backend.token: expected at least 16 visible ASCII characters, got a text of 16 bytes".to_owned(),
+        ),
+        (
+            "/backend/hold_timeout_ms",
+            "\"abc\"",
+            "backend.hold_timeout_ms: expected an integer from 1 to 60000, got \"abc\"".to_owned(),
+        ),
+        (
+            "/backend/hold_timeout_ms",
+            "0",
+            "backend.hold_timeout_ms: expected an integer from 1 to 60000, got 0".to_owned(),
+        ),
+        (
+            "/backend/settle_timeout_ms",
+            "1.5",
+            "backend.settle_timeout_ms: expected an integer from 1 to 600000, got 1.5".to_owned(),
+        ),
+        ("/provider", "null", format!("provider: expected {name}, got null")),
+        ("/identity", "[]", "identity: expected an object, got []".to_owned()),
+        ("/identity/org", "\"x-org\"", "identity.org: expected an object, got \"x-org\"".to_owned()),
+        (
+            "/identity/org/header",
+            "\"X-Org\"",
+            format!("identity.org.header: expected {header}, got \"X-Org\""),
+        ),
+        (
+            "/identity/team/header",
+            "\"authorization\"",
+            format!("identity.team.header: expected {header}, got \"authorization\""),
+        ),
+        (
+            "/identity/user/header",
+            "\":path\"",
+            format!("identity.user.header: expected {header}, got \":path\""),
+        ),
+        ("/identity/user/header", "\"x-o\"", "identity: expected three different headers".to_owned()),
+        (
+            "/unidentified",
+            "\"allow\"",
+            "unidentified: expected \"deny\" or an object with org, team and user, got \"allow\"".to_owned(),
+        ),
+        (
+            "/unidentified/user",
+            "\"a\\u0007\"",
+            format!("unidentified.user: expected {name}, got \"a\\u0007\""),
+        ),
+        (
+            "/failure_mode",
+            "\"shut\"",
+            "failure_mode: expected \"open\" or \"closed\", got \"shut\"".to_owned(),
+        ),
+        ("/unknown_api", "true", "unknown_api: expected \"deny\" or \"allow\", got true".to_owned()),
+        (
+            "/unreadable_request",
+            "\"allow\"",
+            "unreadable_request: expected \"deny\" or \"pass\", got \"allow\"".to_owned(),
+        ),
+        (
+            "/max_request_body_bytes",
+            "-1",
+            "max_request_body_bytes: expected an integer from 1024 to 268435456, got -1".to_owned(),
+        ),
+        (
+            "/max_metered_body_bytes",
+            "{}",
+            "max_metered_body_bytes: expected an integer from 1024 to 268435456, got {}".to_owned(),
+        ),
+        ("/outbox", "1", "outbox: expected an object, got 1".to_owned()),
+        (
+            "/outbox/max_bytes",
+            "1",
+            "outbox.max_bytes: expected an integer from 65536 to 268435456, got 1".to_owned(),
+        ),
+        (
+            "/outbox/batch_items",
+            "257",
+            "outbox.batch_items: expected an integer from 1 to 256, got 257".to_owned(),
+        ),
+        (
+            "/outbox/flush_interval_ms",
+            "60001",
+            "outbox.flush_interval_ms: expected an integer from 1 to 60000, got 60001".to_owned(),
+        ),
+    ] {
+        let mut config: Value = serde_json::from_str(FULL).unwrap();
+        *config.pointer_mut(pointer).unwrap() = serde_json::from_str(value).unwrap();
+        assert_eq!(mistakes(&config.to_string()), expected);
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let found = mistakes(
+        r#"{"backend":{"cluster":"b","tokn":"x","hold_timeout_ms":"abc"},
+            "failure_mode":"maybe","unidentified":{"team":"t","orgs":"o"},"outbox":{"size":1},"extra":[]}"#,
+    );
+    let expected = [
+        "backend.token: missing, expected at least 16 visible ASCII characters",
+        "backend.hold_timeout_ms: expected an integer from 1 to 60000, got \"abc\"",
+        "backend.tokn: unknown field, expected one of cluster, token, hold_timeout_ms, settle_timeout_ms",
+        "provider: missing, expected a text of 1 to 256 bytes without control characters",
+        "unidentified.org: missing, expected a text of 1 to 256 bytes without control characters",
+        "unidentified.orgs: unknown field, expected one of org, team, user",
+        "failure_mode: expected \"open\" or \"closed\", got \"maybe\"",
+        "outbox.size: unknown field, expected one of max_bytes, batch_items, flush_interval_ms",
+        "extra: unknown field, expected one of backend, provider, identity, unidentified, failure_mode, \
+         unknown_api, unreadable_request, max_request_body_bytes, max_metered_body_bytes, outbox",
+    ];
+    assert_eq!(found.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(
+        mistakes("{}").lines().collect::<Vec<_>>(),
+        [
+            "backend: missing, expected an object",
+            "provider: missing, expected a text of 1 to 256 bytes without control characters",
+        ]
+    );
+}
+
+#[test]
+fn what_is_no_object_is_one_mistake() {
+    for (json, expected) in [
+        ("", "configuration: expected a JSON object: EOF while parsing a value at line 1 column 0"),
+        ("{\"a\":}", "configuration: expected a JSON object: expected value at line 1 column 6"),
+        ("[1]", "configuration: expected a JSON object, got [1]"),
+    ] {
+        assert_eq!(mistakes(json), expected);
+    }
+    assert!(Config::parse(b"\xff").is_err());
+}

@@ -1,0 +1,130 @@
+//! The end of a stream: the one thing the backend gets to know about it.
+
+use std::mem;
+
+use purser_protocol::{Ending, Settlement, SettlementItem, Usage, UsageQuality};
+
+use super::{Exchange, Note, Sent, State};
+use crate::answer::AnswerBody;
+use crate::meter::Reading;
+
+/// What the proxy knows at the end of a stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct End {
+    /// Why the proxy itself ended or failed the stream, as bits of [`flags`].
+    pub response_flags: u64,
+    /// How often it tried to reach the upstream; absent when the proxy doesn't say.
+    pub upstream_attempts: Option<u64>,
+    /// Milliseconds since the Unix epoch.
+    pub now_unix_ms: u64,
+}
+
+/// Envoy's response flags, as far as they matter here.
+pub mod flags {
+    /// No healthy upstream.
+    pub const NO_HEALTHY_UPSTREAM: u64 = 0x2;
+    /// The connection to the upstream failed.
+    pub const UPSTREAM_CONNECTION_FAILURE: u64 = 0x20;
+    /// Too many requests to the upstream already.
+    pub const UPSTREAM_OVERFLOW: u64 = 0x80;
+    /// No route.
+    pub const NO_ROUTE: u64 = 0x100;
+    /// The client went away.
+    pub const CLIENT_GONE: u64 = 0x4000;
+    /// No such cluster.
+    pub const NO_CLUSTER: u64 = 0x0100_0000;
+    /// The upstream's name did not resolve.
+    pub const DNS_FAILURE: u64 = 0x0400_0000;
+
+    /// With one of these, and without an answer from the upstream, the request never left.
+    pub const NEVER_SENT: u64 = NO_HEALTHY_UPSTREAM
+        | UPSTREAM_CONNECTION_FAILURE
+        | UPSTREAM_OVERFLOW
+        | NO_ROUTE
+        | NO_CLUSTER
+        | DNS_FAILURE;
+}
+
+/// Bytes per token where only bytes are known. Text runs at three to five bytes a token.
+const BYTES_PER_TOKEN: u64 = 4;
+
+impl Exchange {
+    /// The stream is over. Returns what the backend must learn, the first time it is called.
+    pub fn finish(&mut self, end: End) -> Option<SettlementItem> {
+        match mem::replace(&mut self.state, State::Passing) {
+            State::New | State::Passing => None,
+            State::Reading(reading) => {
+                if !reading.saw_body {
+                    self.note(Note::NoBody);
+                }
+                None
+            }
+            State::Refused(void) => void.map(SettlementItem::Void),
+            State::Asked(pending) => Some(SettlementItem::Void(pending.void())),
+            State::Sent(sent) if never_left(&sent, end) => Some(SettlementItem::Void(sent.pending.void())),
+            State::Sent(sent) => Some(SettlementItem::Settle(Box::new(settlement(*sent, end)))),
+        }
+    }
+}
+
+/// Whether nothing of the call reached the upstream. In doubt it did: a call that was sent and
+/// voided would be free.
+fn never_left(sent: &Sent, end: End) -> bool {
+    sent.http_status.is_none()
+        && (end.upstream_attempts == Some(0) || end.response_flags & flags::NEVER_SENT != 0)
+}
+
+fn settlement(mut sent: Sent, end: End) -> Settlement {
+    let is_stream = sent.body.as_ref().is_some_and(AnswerBody::is_stream);
+    let reading = match &mut sent.body {
+        Some(body) => body.finish().clone(),
+        None => Reading::default(),
+    };
+    // A stream that ends without saying so and without its usage was cut by the upstream.
+    let ended_well = sent.saw_end && (!is_stream || reading.usage.is_some());
+    let ending = if reading.is_done || ended_well {
+        Ending::Complete
+    } else if end.response_flags & flags::CLIENT_GONE != 0 {
+        Ending::ClientGone
+    } else {
+        Ending::UpstreamCut
+    };
+    let (usage, usage_quality) = known_usage(&reading, ending, sent.pending.size.text_bytes);
+    let started_at_unix_ms = sent.pending.started_at_unix_ms;
+    Settlement {
+        hold_id: sent.pending.hold_id,
+        payer: sent.pending.payer,
+        call: sent.pending.call,
+        size: sent.pending.size,
+        admission: sent.admission,
+        answered_model: reading.answered_model,
+        response_id: reading.response_id,
+        usage,
+        usage_quality,
+        http_status: sent.http_status.unwrap_or(0),
+        ending,
+        started_at_unix_ms: i64::try_from(started_at_unix_ms).unwrap_or(i64::MAX),
+        duration_ms: end.now_unix_ms.saturating_sub(started_at_unix_ms),
+        first_byte_ms: sent.first_byte_ms,
+    }
+}
+
+/// The usage, and how far it can be trusted.
+///
+/// A cut stream that had begun to answer used at least its input and what was seen of its output;
+/// both are counted from their bytes.
+fn known_usage(reading: &Reading, ending: Ending, text_bytes: u64) -> (Usage, UsageQuality) {
+    match reading.usage {
+        Some(usage) if reading.usage_is_final || ending == Ending::Complete => (usage, UsageQuality::Exact),
+        Some(usage) => (usage, UsageQuality::AtLeast),
+        None if ending != Ending::Complete && reading.output_bytes > 0 => {
+            let usage = Usage {
+                input_tokens: text_bytes.div_ceil(BYTES_PER_TOKEN),
+                output_tokens: reading.output_bytes.div_ceil(BYTES_PER_TOKEN),
+                ..Usage::default()
+            };
+            (usage, UsageQuality::AtLeast)
+        }
+        None => (Usage::default(), UsageQuality::None),
+    }
+}

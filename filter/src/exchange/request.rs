@@ -1,0 +1,263 @@
+//! The way up: from the request's headers to its going out, or to a refusal.
+
+use std::mem;
+
+use purser_protocol::{Admission, Allow, Api, Call, Deny, HoldRequest, VERSION, Verdict, format_usd};
+
+use super::{Exchange, Forward, Note, Pending, Reading, Sent, State, Step};
+use crate::answer::is_encoded;
+use crate::api::{Recognised, recognise};
+use crate::config::{FailureMode, Policy};
+use crate::denial::{self, HOLD_ID_HEADER};
+use crate::headers::{HeaderEdit, Headers};
+use crate::identity;
+use crate::ids;
+use crate::request::{self, Unreadable};
+use crate::rewrite::{BodyRewrite, RewriteError};
+use crate::verdict::{self, CalloutAnswer, Failure, Outcome};
+
+/// When a request came, and the randomness that makes its id one of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// Milliseconds since the Unix epoch.
+    pub now_unix_ms: u64,
+    /// Ten random bytes; absent when the host has none to give, and then no hold can be named.
+    pub random: Option<[u8; 10]>,
+}
+
+impl Exchange {
+    /// The request's headers are there. `is_whole` says that no body follows.
+    pub fn request_headers(&mut self, headers: &Headers, is_whole: bool, arrival: Arrival) -> Step {
+        let method = headers.get(":method").unwrap_or_default();
+        let path = headers.get(":path").unwrap_or_default();
+        match recognise(method, path) {
+            Recognised::Harmless => self.pass(),
+            Recognised::Unknown if self.config.unknown_api == Policy::Deny => {
+                self.reply(denial::unknown_api(), None)
+            }
+            Recognised::Unknown => {
+                self.note(Note::UnknownApiPassed);
+                self.pass()
+            }
+            Recognised::Metered(Api::OpenaiChat) => self.metered(headers, is_whole, arrival),
+        }
+    }
+
+    fn metered(&mut self, headers: &Headers, is_whole: bool, arrival: Arrival) -> Step {
+        let payer = match identity::payer(headers, &self.config) {
+            Ok(payer) => payer,
+            Err(error) => return self.reply(denial::unidentified(&error), None),
+        };
+        if is_encoded(headers) {
+            return self.unreadable(Unreadable::Encoded);
+        }
+        if is_whole {
+            return self.unreadable(Unreadable::Empty);
+        }
+        let length = headers.get("content-length");
+        let announced = length
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| digits.trim().parse::<u64>().ok());
+        let max_bytes = u64::try_from(self.config.max_request_body_bytes).unwrap_or(u64::MAX);
+        if announced.is_some_and(|bytes| bytes > max_bytes) {
+            return self.too_large();
+        }
+        self.state = State::Reading(Box::new(Reading {
+            payer,
+            arrival,
+            announces_length: length.is_some(),
+            saw_body: false,
+        }));
+        Step::Pause
+    }
+
+    /// More of the body is there, `buffered_bytes` in all.
+    pub fn request_body(&mut self, buffered_bytes: usize, is_last: bool) -> Step {
+        match &mut self.state {
+            State::Reading(_) if buffered_bytes > self.config.max_request_body_bytes => self.too_large(),
+            State::Reading(reading) => {
+                reading.saw_body = true;
+                if is_last { Step::ReadBody } else { Step::Pause }
+            }
+            State::Asked(_) | State::Refused(_) => Step::Pause,
+            State::New | State::Passing | State::Sent(_) => Step::Continue,
+        }
+    }
+
+    /// Trailers end the body; a body with trailers has no last chunk.
+    pub fn request_trailers(&mut self) -> Step {
+        self.request_body(0, true)
+    }
+
+    /// The whole body is there.
+    pub fn request_complete(&mut self, body: &[u8]) -> Step {
+        let reading = match mem::replace(&mut self.state, State::Refused(None)) {
+            State::Reading(reading) => reading,
+            other => {
+                self.state = other;
+                return Step::Pause;
+            }
+        };
+        if body.len() > self.config.max_request_body_bytes {
+            return self.too_large();
+        }
+        let request = match request::read(body) {
+            Ok(request) => request,
+            Err(cause) => return self.unreadable(cause),
+        };
+        let Some(random) = reading.arrival.random else {
+            self.note(Note::FailedClosed(Failure::NotSent));
+            return self.reply(denial::failed_closed(None), None);
+        };
+        let pending = Pending {
+            hold_id: ids::hold_id(reading.arrival.now_unix_ms, &random),
+            payer: reading.payer,
+            call: Call {
+                api: Api::OpenaiChat,
+                provider: self.config.provider.clone(),
+                model: request.model.clone(),
+                stream: request.stream,
+            },
+            size: request.size,
+            request,
+            started_at_unix_ms: reading.arrival.now_unix_ms,
+            announces_length: reading.announces_length,
+        };
+        let asked = serde_json::to_vec(&HoldRequest {
+            version: VERSION,
+            hold_id: pending.hold_id,
+            payer: pending.payer.clone(),
+            call: pending.call.clone(),
+            size: pending.size,
+            deadline_ms: self.config.backend.hold_timeout_ms,
+        });
+        self.state = State::Asked(Box::new(pending));
+        match asked {
+            Ok(body) => Step::Ask(body),
+            Err(_) => self.hold_not_sent(),
+        }
+    }
+
+    /// The backend, or something on the way, answered.
+    pub fn hold_answered(&mut self, answer: CalloutAnswer<'_>) -> Step {
+        let State::Asked(pending) = &self.state else {
+            return Step::Pause;
+        };
+        let outcome = verdict::read(answer, pending.hold_id);
+        self.hold_outcome(outcome)
+    }
+
+    /// The callout could not be sent.
+    pub fn hold_not_sent(&mut self) -> Step {
+        self.hold_outcome(Outcome::Failed(Failure::NotSent))
+    }
+
+    fn hold_outcome(&mut self, outcome: Outcome) -> Step {
+        let pending = match mem::replace(&mut self.state, State::Refused(None)) {
+            State::Asked(pending) => *pending,
+            other => {
+                self.state = other;
+                return Step::Pause;
+            }
+        };
+        match outcome {
+            Outcome::Decided(Verdict::Allow(allow)) => {
+                self.note(Note::Allowed);
+                self.forward(pending, Some(allow))
+            }
+            Outcome::Decided(Verdict::Deny(deny)) => self.deny(&pending, &deny),
+            Outcome::Rejected(status) => {
+                self.note(Note::BackendRejected(status));
+                self.reply(denial::failed_closed(Some(pending.hold_id)), None)
+            }
+            Outcome::Failed(failure) if self.config.failure_mode == FailureMode::Open => {
+                self.note(Note::FailedOpen(failure));
+                self.forward(pending, None)
+            }
+            Outcome::Failed(failure) => {
+                self.note(Note::FailedClosed(failure));
+                // Unless the callout never left, the backend may have granted what nobody heard of.
+                let void = (failure != Failure::NotSent).then(|| pending.void());
+                self.reply(denial::failed_closed(Some(pending.hold_id)), void)
+            }
+        }
+    }
+
+    fn deny(&mut self, pending: &Pending, deny: &Deny) -> Step {
+        self.note(Note::Denied);
+        self.reply(denial::denied(deny, pending.hold_id), None)
+    }
+
+    /// Lets the request go, with the grant or, without one, because the route fails open.
+    fn forward(&mut self, mut pending: Pending, allow: Option<Allow>) -> Step {
+        let rewrite = allow.as_ref().and_then(|allow| allow.rewrite.as_ref());
+        let body = BodyRewrite::of(&pending.request, rewrite);
+        if let Some(rewrite) = rewrite {
+            let cap = rewrite.max_output_tokens;
+            pending.size.max_output_tokens = cap.or(pending.size.max_output_tokens);
+            pending.call.model = rewrite.model.clone().unwrap_or(pending.call.model);
+        }
+        let mut headers = identity::strip(&self.config);
+        // A compressed answer would hide its usage.
+        headers.push(HeaderEdit::set("accept-encoding", "identity"));
+        let forward = Forward { headers, body, announces_length: pending.announces_length };
+        let mut answer_headers = vec![HeaderEdit::set(HOLD_ID_HEADER, pending.hold_id.to_string())];
+        let admission = match allow {
+            Some(allow) => {
+                answer_headers.extend(allow.remaining.iter().map(|left| {
+                    let name = format!("x-purser-remaining-{}", left.tier.as_str());
+                    HeaderEdit::set(name, format_usd(left.remaining_nanousd))
+                }));
+                Admission::Held
+            }
+            None => {
+                answer_headers.push(HeaderEdit::set("x-purser-failed-open", "true"));
+                Admission::FailOpen
+            }
+        };
+        self.state = State::Sent(Box::new(Sent {
+            pending,
+            admission,
+            answer_headers,
+            http_status: None,
+            body: None,
+            first_byte_ms: None,
+            saw_end: false,
+        }));
+        Step::Forward(forward)
+    }
+
+    /// The host could not read the request or carry out [`Step::Forward`]; nothing went out. `cause`
+    /// is absent when the proxy refused.
+    pub fn host_failed(&mut self, cause: Option<RewriteError>) -> Step {
+        let (void, hold_id) = match &self.state {
+            State::Sent(sent) => (Some(sent.pending.void()), Some(sent.pending.hold_id)),
+            _ => (None, None),
+        };
+        let reply = match cause {
+            Some(RewriteError::TooLarge) => denial::too_large(self.config.max_request_body_bytes),
+            Some(RewriteError::Changed) | None => denial::failed_closed(hold_id),
+        };
+        self.reply(reply, void)
+    }
+
+    fn pass(&mut self) -> Step {
+        self.state = State::Passing;
+        Step::Forward(Forward { headers: identity::strip(&self.config), body: None, announces_length: false })
+    }
+
+    fn unreadable(&mut self, cause: Unreadable) -> Step {
+        match self.config.unreadable_request {
+            Policy::Deny => self.reply(denial::unreadable(&cause), None),
+            Policy::Pass => {
+                self.note(Note::UnreadablePassed(cause));
+                self.pass()
+            }
+        }
+    }
+
+    fn too_large(&mut self) -> Step {
+        let max_bytes = self.config.max_request_body_bytes;
+        self.reply(denial::too_large(max_bytes), None)
+    }
+}

@@ -1,0 +1,99 @@
+//! Whole exchanges, event by event.
+
+mod ends;
+mod requests;
+
+use super::*;
+use crate::headers::{Headers, serialize};
+use crate::rewrite::RewriteError;
+use crate::verdict::CalloutAnswer;
+use purser_protocol::{Api, Ending, HoldRequest, Settlement, SettlementItem, Usage, UsageQuality};
+
+const START_MS: u64 = 1_700_000_000_000;
+const PLAIN: &str = r#"{"model":"m","max_tokens":9}"#;
+const STREAM: &str = r#"{"model":"m","stream":true}"#;
+const SSE: (&str, &str) = ("content-type", "text/event-stream");
+
+fn exchange(more: &str) -> Exchange {
+    let json =
+        format!(r#"{{"backend":{{"cluster":"b","token":"0123456789abcdef"}},"provider":"openai"{more}}}"#);
+    Exchange::new(Rc::new(Config::parse(json.as_bytes()).unwrap()), Pool::new(1 << 20))
+}
+
+const CLOSED: &str = r#","failure_mode":"closed""#;
+const PASSING: &str = r#","unknown_api":"allow","unreadable_request":"pass""#;
+
+fn headers(pairs: &[(&str, &str)]) -> Headers {
+    Headers::parse(serialize(pairs)).unwrap()
+}
+
+fn arrival() -> Arrival {
+    Arrival { now_unix_ms: START_MS, random: Some([7; 10]) }
+}
+
+fn begin(exchange: &mut Exchange, more: &[(&str, &str)], is_whole: bool) -> Step {
+    let mut pairs = vec![(":method", "POST"), (":path", "/v1/chat/completions"), ("x-budget-org", "acme")];
+    pairs.extend(more);
+    exchange.request_headers(&headers(&pairs), is_whole, arrival())
+}
+
+/// Takes a request to the point where the backend is asked.
+fn ask(exchange: &mut Exchange, body: &str) -> HoldRequest {
+    let length = body.len().to_string();
+    assert_eq!(begin(exchange, &[("content-length", &length)], false), Step::Pause);
+    assert_eq!(exchange.request_body(body.len() / 2, false), Step::Pause);
+    assert_eq!(exchange.request_body(body.len(), true), Step::ReadBody);
+    match exchange.request_complete(body.as_bytes()) {
+        Step::Ask(asked) => serde_json::from_slice(&asked).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn answer(exchange: &mut Exchange, status: u16, verdict: &str) -> Step {
+    let id = exchange.hold_id().unwrap();
+    let body = format!(r#"{{"version":1,"hold_id":"{id}",{verdict}}}"#);
+    exchange.hold_answered(CalloutAnswer { status: Some(status), marker: Some(b"1"), body: body.as_bytes() })
+}
+
+const ALLOW: &str = r#""verdict":"allow","held_nanousd":5"#;
+const DENY: &str = r#""verdict":"deny","reason":"over_budget","message":"no money""#;
+
+/// A request that went out.
+fn sent(more: &str, body: &str) -> Exchange {
+    let mut exchange = exchange(more);
+    ask(&mut exchange, body);
+    assert!(matches!(answer(&mut exchange, 200, ALLOW), Step::Forward(_)));
+    exchange
+}
+
+fn status(step: &Step) -> u16 {
+    match step {
+        Step::Reply(reply) => reply.status,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn end(response_flags: u64) -> End {
+    End { response_flags, upstream_attempts: Some(1), now_unix_ms: START_MS + 40 }
+}
+
+fn settled(item: Option<SettlementItem>) -> Settlement {
+    match item {
+        Some(SettlementItem::Settle(settlement)) => *settlement,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn is_void(item: Option<&SettlementItem>) -> bool {
+    matches!(item, Some(SettlementItem::Void(_)))
+}
+
+fn respond(exchange: &mut Exchange, pairs: &[(&str, &str)], chunks: &[&str], ends: bool) {
+    let mut all = vec![(":status", "200")];
+    all.extend(pairs);
+    exchange.response_headers(&headers(&all), false, true);
+    for (index, chunk) in chunks.iter().enumerate() {
+        let is_last = ends && index + 1 == chunks.len();
+        exchange.response_body(chunk.as_bytes(), is_last, || START_MS + 20);
+    }
+}

@@ -1,0 +1,79 @@
+//! The filter's counters in the proxy's statistics. Labels are written into the names
+//! (`name;label=value;`); the proxy's `stats_tags` take them apart.
+
+use crate::exchange::Note;
+use crate::hostcalls;
+use crate::outbox::Tally;
+
+/// A counter; nothing when the proxy would not define it.
+type Counter = Option<u32>;
+
+/// All counters, by the ids that the proxy gave them.
+pub struct Counters {
+    allowed: Counter,
+    denied: Counter,
+    failed_open: Counter,
+    failed_closed: Counter,
+    backend_rejected: Counter,
+    unknown_api: Counter,
+    unreadable: Counter,
+    recorded: Counter,
+    duplicate: Counter,
+    rejected: Counter,
+    dropped: Counter,
+}
+
+impl Counters {
+    /// Defines them. Defining one again gives the same counter.
+    pub fn define() -> Self {
+        let counter = |name: &str| hostcalls::counter(name).ok();
+        Self {
+            allowed: counter("purser_verdicts;outcome=allow;"),
+            denied: counter("purser_verdicts;outcome=deny;"),
+            failed_open: counter("purser_failed_open"),
+            failed_closed: counter("purser_failed_closed"),
+            backend_rejected: counter("purser_backend_rejected"),
+            unknown_api: counter("purser_unmetered;reason=unknown_api;"),
+            unreadable: counter("purser_unmetered;reason=unreadable;"),
+            recorded: counter("purser_settlements;outcome=recorded;"),
+            duplicate: counter("purser_settlements;outcome=duplicate;"),
+            rejected: counter("purser_settlements;outcome=rejected;"),
+            dropped: counter("purser_outbox_dropped"),
+        }
+    }
+
+    /// Counts what happened to a request.
+    pub fn note(&self, note: &Note) {
+        let counter = match note {
+            Note::Allowed => self.allowed,
+            Note::Denied => self.denied,
+            Note::FailedOpen(_) => self.failed_open,
+            Note::FailedClosed(_) => self.failed_closed,
+            Note::BackendRejected(_) => self.backend_rejected,
+            Note::UnknownApiPassed => self.unknown_api,
+            Note::UnreadablePassed(_) => self.unreadable,
+            Note::NoBody => None,
+        };
+        add(counter, 1);
+    }
+
+    /// Counts what became of a batch.
+    pub fn tally(&self, tally: &Tally) {
+        add(self.recorded, tally.recorded);
+        add(self.duplicate, tally.duplicate);
+        let rejected = u64::try_from(tally.rejected.len()).unwrap_or(u64::MAX);
+        add(self.rejected, rejected);
+    }
+
+    /// Counts a settlement that did not fit into the outbox.
+    pub fn outbox_dropped(&self) {
+        add(self.dropped, 1);
+    }
+}
+
+fn add(counter: Counter, by: u64) {
+    if let Some(id) = counter {
+        // A count that the proxy refuses is not worth failing a request for.
+        let _ = hostcalls::count(id, by);
+    }
+}

@@ -1,0 +1,153 @@
+//! The glue between the proxy's callbacks and the pure modules: events in, decisions carried out.
+//! Nothing is decided here.
+
+mod counters;
+mod root;
+mod stream;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use purser_protocol::{MARKER_HEADER, SettlementItem};
+
+use crate::config::Config;
+use crate::headers::Headers;
+use crate::hostcalls::{self, Buffer, Level, Map};
+use crate::meter::Pool;
+use crate::outbox::Outbox;
+use crate::verdict::CalloutAnswer;
+use counters::Counters;
+
+/// Memory that all answers of one worker may use together for metering, bytes. The VM has 1 GiB.
+const METER_POOL_BYTES: usize = 256 << 20;
+
+/// Largest answer to a callout that is read, bytes.
+const MAX_CALLOUT_BYTES: usize = 4 << 20;
+
+/// At most one line about a failing backend in this time, milliseconds; the counters tell the rest.
+const LOG_PAUSE_MS: u64 = 1_000;
+
+/// What the root context and its streams share; they run on one thread.
+///
+/// No borrow is held across a hostcall: some of them call back into this module.
+struct Shared {
+    config: Rc<Config>,
+    outbox: RefCell<Outbox>,
+    counters: Counters,
+    pool: Pool,
+    /// The root's tick is running.
+    ticks: Cell<bool>,
+    last_log_unix_ms: Cell<u64>,
+}
+
+impl Shared {
+    fn new(config: Config) -> Self {
+        Self {
+            outbox: RefCell::new(Outbox::new(config.outbox)),
+            config: Rc::new(config),
+            counters: Counters::define(),
+            pool: Pool::new(METER_POOL_BYTES),
+            ticks: Cell::new(false),
+            last_log_unix_ms: Cell::new(0),
+        }
+    }
+
+    /// Queues an item and sees to it that it goes out.
+    fn settle(&self, item: &SettlementItem) {
+        let pushed = self.outbox.borrow_mut().push(item);
+        if pushed.is_err() {
+            self.counters.outbox_dropped();
+            let line = format!(
+                "outbox full, settlement of hold {} lost; its hold will expire and be charged",
+                item.hold_id()
+            );
+            self.log_seldom(Level::Error, &line);
+        }
+        self.wake();
+    }
+
+    /// Starts the tick if there is something to send and nothing else will send it. A tick that is
+    /// running is left alone: setting it anew would put it off for as long as requests keep coming.
+    fn wake(&self) {
+        if self.ticks.get() || self.outbox.borrow().is_in_flight() {
+            return;
+        }
+        let random = hostcalls::random().map_or(0, u32::from_le_bytes);
+        let wait_ms = self.outbox.borrow().wait_ms(random);
+        if let Some(wait_ms) = wait_ms {
+            self.ticks.set(true);
+            if hostcalls::set_tick_ms(wait_ms).is_err() {
+                self.ticks.set(false);
+                hostcalls::log(Level::Error, "the proxy refused a tick");
+            }
+        }
+    }
+
+    /// Stops the tick.
+    fn rest(&self) {
+        self.ticks.set(false);
+        if hostcalls::set_tick_ms(0).is_err() {
+            hostcalls::log(Level::Error, "the proxy refused to stop the tick");
+        }
+    }
+
+    /// Logs, unless a line was logged just now.
+    fn log_seldom(&self, level: Level, line: &str) {
+        let now = hostcalls::now_unix_ms();
+        if now.abs_diff(self.last_log_unix_ms.get()) >= LOG_PAUSE_MS {
+            self.last_log_unix_ms.set(now);
+            hostcalls::log(level, line);
+        }
+    }
+
+    /// Sends a callout to the backend; whether it was sent.
+    fn call_backend(&self, path: &str, body: &[u8], timeout_ms: u32) -> Option<u32> {
+        let authorization = format!("Bearer {}", self.config.backend.token);
+        let headers = vec![
+            (":method", "POST"),
+            (":path", path),
+            (":authority", "purser-backend"),
+            ("content-type", "application/json"),
+            ("authorization", authorization.as_str()),
+        ];
+        hostcalls::dispatch(&self.config.backend.cluster, headers, body, timeout_ms).ok()
+    }
+}
+
+/// An answer to a callout, as the proxy has it.
+struct ReceivedAnswer {
+    headers: Headers,
+    body: Vec<u8>,
+}
+
+impl ReceivedAnswer {
+    fn read(body_bytes: usize) -> Self {
+        let max_bytes = body_bytes.min(MAX_CALLOUT_BYTES);
+        Self {
+            // Without headers the answer broke off.
+            headers: hostcalls::headers(Map::CalloutResponse).unwrap_or_default(),
+            body: hostcalls::buffer(Buffer::CalloutBody, max_bytes).unwrap_or_default(),
+        }
+    }
+
+    fn view(&self) -> CalloutAnswer<'_> {
+        let status = self.headers.get(":status").unwrap_or_default();
+        CalloutAnswer {
+            status: std::str::from_utf8(status).ok().and_then(|digits| digits.parse().ok()),
+            marker: self.headers.get(MARKER_HEADER),
+            body: &self.body,
+        }
+    }
+}
+
+/// Registers the filter with the SDK's dispatcher. The module's entry point calls it, once.
+pub fn start() {
+    // Installs the panic hook, too: should there be a trap, its place is in the log.
+    proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
+    proxy_wasm::set_root_context(|_| Box::new(root::Root::default()));
+}
+
+#[cfg(all(target_arch = "wasm32", not(test)))]
+mod entry {
+    proxy_wasm::main! {{ super::start() }}
+}

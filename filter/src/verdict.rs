@@ -1,0 +1,152 @@
+//! Reading the backend's answer to a hold.
+
+use std::fmt;
+
+use purser_protocol::{HoldResponse, MARKER_VALUE, Verdict};
+use uuid::Uuid;
+
+use crate::json_scan;
+use crate::rewrite;
+
+/// An HTTP answer to a callout.
+#[derive(Debug, Clone, Copy)]
+pub struct CalloutAnswer<'a> {
+    /// HTTP status; absent when the answer broke off.
+    pub status: Option<u16>,
+    /// Value of the header that marks the backend's own answers.
+    pub marker: Option<&'a [u8]>,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+impl CalloutAnswer<'_> {
+    /// Whether the backend itself gave it, and not something on the way.
+    #[must_use]
+    pub fn is_backends(&self) -> bool {
+        self.marker == Some(MARKER_VALUE.as_bytes())
+    }
+}
+
+/// What a callout came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The backend decided.
+    Decided(Verdict),
+    /// The backend refused to decide, with this 4xx: wrong token, wrong version. Nothing is held.
+    Rejected(u16),
+    /// There is no verdict. Whether something is held isn't known.
+    Failed(Failure),
+}
+
+/// Why there is no verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The callout could not be sent: no such cluster, no endpoint, too many calls.
+    NotSent,
+    /// The answer broke off.
+    BrokenOff,
+    /// Not the backend's verdict: its own failure, or the proxy's answer for a backend that is
+    /// down or too slow.
+    Status(u16),
+    /// A 200 that isn't a verdict on this hold.
+    NotAVerdict,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSent => f.write_str("the callout could not be sent"),
+            Self::BrokenOff => f.write_str("its answer broke off"),
+            Self::Status(status) => write!(f, "the callout came back with status {status}"),
+            Self::NotAVerdict => f.write_str("its answer is no verdict on this hold"),
+        }
+    }
+}
+
+/// Reads the answer to the hold `hold_id`.
+#[must_use]
+pub fn read(answer: CalloutAnswer<'_>, hold_id: Uuid) -> Outcome {
+    match answer.status {
+        None => Outcome::Failed(Failure::BrokenOff),
+        Some(200) => decided(answer, hold_id),
+        Some(status @ 400..=499) if answer.is_backends() => Outcome::Rejected(status),
+        Some(status) => Outcome::Failed(Failure::Status(status)),
+    }
+}
+
+fn decided(answer: CalloutAnswer<'_>, hold_id: Uuid) -> Outcome {
+    let response = json_scan::parse::<HoldResponse>(answer.body)
+        .filter(|response| answer.is_backends() && response.hold_id == hold_id);
+    match response.map(|response| response.verdict) {
+        Some(Verdict::Allow(allow)) if !allow.rewrite.as_ref().is_none_or(rewrite::is_sound) => {
+            Outcome::Failed(Failure::NotAVerdict)
+        }
+        Some(verdict) => Outcome::Decided(verdict),
+        None => Outcome::Failed(Failure::NotAVerdict),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use purser_protocol::{DenyReason, VERSION};
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    const ID: &str = "01923456-789a-7fff-bfff-ffffffffffff";
+
+    fn outcome(status: Option<u16>, marker: Option<&str>, body: &str) -> Outcome {
+        let answer = CalloutAnswer { status, marker: marker.map(str::as_bytes), body: body.as_bytes() };
+        read(answer, ID.parse().unwrap())
+    }
+
+    fn allow(id: &str, more: &str) -> String {
+        format!(r#"{{"version":{VERSION},"hold_id":"{id}","verdict":"allow","held_nanousd":5{more}}}"#)
+    }
+
+    #[test]
+    fn only_a_marked_answer_about_this_hold_decides() {
+        let body = allow(ID, "");
+        let decided = |outcome: Outcome| matches!(outcome, Outcome::Decided(Verdict::Allow(_)));
+        assert!(decided(outcome(Some(200), Some("1"), &body)));
+        assert!(decided(outcome(Some(200), Some("1"), &allow(ID, r#","new_field":{"x":1}"#))));
+        let no_verdict = Outcome::Failed(Failure::NotAVerdict);
+        for (marker, body) in [
+            (None, body.as_str()),
+            (Some("2"), body.as_str()),
+            (Some("1"), &allow("01923456-789a-7fff-bfff-fffffffffffe", "")),
+            (Some("1"), &allow(ID, r#","rewrite":{"model":""}"#)),
+            (Some("1"), "{}"),
+            (Some("1"), ""),
+            (Some("1"), r#"{"verdict":"maybe"}"#),
+        ] {
+            assert_eq!(outcome(Some(200), marker, body), no_verdict, "{marker:?} {body}");
+        }
+    }
+
+    #[test]
+    fn a_denial_is_no_failure() {
+        let body = format!(
+            r#"{{"version":1,"hold_id":"{ID}","verdict":"deny","reason":"brand_new","message":"no"}}"#
+        );
+        match outcome(Some(200), Some("1"), &body) {
+            Outcome::Decided(Verdict::Deny(deny)) => assert_eq!(deny.reason, DenyReason::Other),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn failures_and_rejections_are_told_apart() {
+        for (status, marker, expected) in [
+            (None, None, Outcome::Failed(Failure::BrokenOff)),
+            (Some(401), Some("1"), Outcome::Rejected(401)),
+            (Some(400), Some("1"), Outcome::Rejected(400)),
+            (Some(401), None, Outcome::Failed(Failure::Status(401))),
+            (Some(503), Some("1"), Outcome::Failed(Failure::Status(503))),
+            (Some(504), None, Outcome::Failed(Failure::Status(504))),
+            (Some(204), Some("1"), Outcome::Failed(Failure::Status(204))),
+        ] {
+            assert_eq!(outcome(status, marker, "x"), expected);
+        }
+    }
+}
