@@ -67,6 +67,14 @@ fn budget_row(row: &PgRow) -> sqlx::Result<BudgetRow> {
     })
 }
 
+/// Asks the database for a sign of life.
+///
+/// # Errors
+/// The database's.
+pub async fn ping(pool: &PgPool) -> sqlx::Result<()> {
+    sqlx::query("select 1").execute(pool).await.map(drop)
+}
+
 /// Makes a budget.
 ///
 /// # Errors

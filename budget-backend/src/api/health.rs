@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::{ApiError, AppState};
+use crate::admin;
 
 /// `GET /healthz`: the process runs.
 pub async fn alive() -> StatusCode {
@@ -12,6 +13,6 @@ pub async fn alive() -> StatusCode {
 
 /// `GET /readyz`: the database answers.
 pub async fn ready(State(state): State<AppState>) -> Result<StatusCode, ApiError> {
-    sqlx::query("select 1").execute(&state.pool).await?;
+    admin::ping(&state.pool).await?;
     Ok(StatusCode::NO_CONTENT)
 }
