@@ -113,15 +113,20 @@ pub async fn set_limit(pool: &PgPool, budget_id: i64, limit_nanousd: i64) -> sql
     row.as_ref().map(budget_row).transpose()
 }
 
+/// The database's clock, Unix seconds.
+///
+/// # Errors
+/// The database's.
+pub async fn now_unix_s(pool: &PgPool) -> sqlx::Result<i64> {
+    sqlx::query("select extract(epoch from now())::bigint").fetch_one(pool).await?.try_get(0)
+}
+
 /// The active budgets of an org, with the database's clock in Unix seconds.
 ///
 /// # Errors
 /// The database's.
 pub async fn budgets_of(pool: &PgPool, org: &str) -> sqlx::Result<(i64, Vec<BudgetRow>)> {
-    let now = sqlx::query("select extract(epoch from now())::bigint as now")
-        .fetch_one(pool)
-        .await?
-        .try_get("now")?;
+    let now = now_unix_s(pool).await?;
     let sql = format!(
         "select {BUDGET_COLUMNS} from budgets where org = $1 and archived_at is null
          order by team, user_name, budget_id limit $2"

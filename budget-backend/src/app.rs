@@ -61,7 +61,7 @@ impl Application {
     /// # Errors
     /// [`AppError`].
     pub async fn build(config: Config) -> Result<Self, AppError> {
-        let pool = db::connect(&config).await?;
+        let pool = db::connect(&config.database).await?;
         db::migrate(&pool).await?;
         let book = admin::price_book(&pool).await.map_err(AppError::Prices)?;
         tracing::info!(models = book.models(), "prices read");
@@ -76,7 +76,7 @@ impl Application {
             sweep_grace: config.sweep_grace,
             tombstone_age_s: TOMBSTONE_AGE_S,
         };
-        let (tracker, tracker_thread) = Tracker::start(db::tracker_config(&config), settings)
+        let (tracker, tracker_thread) = Tracker::start(db::tracker_config(&config.database), settings)
             .map_err(|error| AppError::Io("the tracker thread did not start".to_owned(), error))?;
         let listener = TcpListener::bind(config.listen_addr)
             .await

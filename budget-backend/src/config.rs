@@ -11,25 +11,32 @@ use sqlx::postgres::PgConnectOptions;
 /// Shortest token accepted, bytes.
 const MIN_TOKEN_BYTES: usize = 16;
 
-/// Everything the backend is told from outside.
+/// How the database is reached.
 #[derive(Clone)]
-pub struct Config {
+pub struct DatabaseConfig {
     /// `DATABASE_URL`, for the async pool.
-    pub database: PgConnectOptions,
+    pub checks: PgConnectOptions,
     /// The same URL, for the sync tracker.
-    pub tracker_database: postgres::Config,
-    /// `PURSER_LISTEN_ADDR`.
-    pub listen_addr: SocketAddr,
-    /// `PURSER_TOKEN`: what filters authenticate with.
-    pub token: String,
-    /// `PURSER_ADMIN_TOKEN`: what operators authenticate with.
-    pub admin_token: String,
+    pub tracker: postgres::Config,
     /// `PURSER_DB_POOL_MIN`: connections kept open.
     pub pool_min: u32,
     /// `PURSER_DB_POOL_MAX`: most connections.
     pub pool_max: u32,
     /// `PURSER_DB_CONNECT_TIMEOUT_S`: how long start-up tries to reach the database.
     pub connect_timeout: Duration,
+}
+
+/// Everything the backend is told from outside.
+#[derive(Clone)]
+pub struct Config {
+    /// How the database is reached.
+    pub database: DatabaseConfig,
+    /// `PURSER_LISTEN_ADDR`.
+    pub listen_addr: SocketAddr,
+    /// `PURSER_TOKEN`: what filters authenticate with.
+    pub token: String,
+    /// `PURSER_ADMIN_TOKEN`: what operators authenticate with.
+    pub admin_token: String,
     /// `PURSER_HOLD_TTL_S`: how long a hold lives without a settlement.
     pub hold_ttl_s: i64,
     /// `PURSER_SWEEP_INTERVAL_MS`: how often expired holds are looked for.
@@ -112,10 +119,8 @@ impl Reader<'_> {
         }
     }
 
-    fn database(&mut self) -> Option<(PgConnectOptions, postgres::Config)> {
-        let Some(url) = self.text("DATABASE_URL") else {
-            return self.mistake("DATABASE_URL", "is required");
-        };
+    fn url(&mut self) -> Option<(PgConnectOptions, postgres::Config)> {
+        let Some(url) = self.text("DATABASE_URL") else { return self.mistake("DATABASE_URL", "is required") };
         // The URL is never echoed: it holds a password.
         let expected = "expected postgres://user:password@host:port/database";
         match (url.parse::<PgConnectOptions>(), url.parse::<postgres::Config>()) {
@@ -123,6 +128,52 @@ impl Reader<'_> {
             (Err(error), _) => self.mistake("DATABASE_URL", format_args!("{expected}: {error}")),
             (_, Err(error)) => self.mistake("DATABASE_URL", format_args!("{expected}: {error}")),
         }
+    }
+
+    fn database(&mut self) -> Option<DatabaseConfig> {
+        let url = self.url();
+        let pool_min = self.number("PURSER_DB_POOL_MIN", 10, (0, 1_000));
+        let pool_max = self.number("PURSER_DB_POOL_MAX", 30, (1, 1_000));
+        if let (Some(min), Some(max)) = (pool_min, pool_max)
+            && min > max
+        {
+            let problem = format!("is {min}, more than PURSER_DB_POOL_MAX ({max})");
+            self.mistake::<()>("PURSER_DB_POOL_MIN", problem);
+        }
+        let connect_timeout_s = self.number("PURSER_DB_CONNECT_TIMEOUT_S", 60, (0, 86_400));
+        let (checks, tracker) = url?;
+        Some(DatabaseConfig {
+            checks,
+            tracker,
+            pool_min: pool_min?,
+            pool_max: pool_max?,
+            connect_timeout: Duration::from_secs(connect_timeout_s?),
+        })
+    }
+
+    /// What was read, unless there were mistakes.
+    fn finish<T>(self, read: Option<T>) -> Result<T, ConfigErrors> {
+        match read {
+            Some(read) if self.mistakes.is_empty() => Ok(read),
+            _ => Err(ConfigErrors(self.mistakes)),
+        }
+    }
+}
+
+/// A variable of the process's environment.
+fn from_env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+impl DatabaseConfig {
+    /// Reads what a command needs that only touches the database.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`], with every mistake.
+    pub fn from_env() -> Result<Self, ConfigErrors> {
+        let mut reader = Reader { get: &from_env, mistakes: Vec::new() };
+        let read = reader.database();
+        reader.finish(read)
     }
 }
 
@@ -132,7 +183,7 @@ impl Config {
     /// # Errors
     /// [`ConfigErrors`], with every mistake.
     pub fn from_env() -> Result<Self, ConfigErrors> {
-        Self::read(&|name| std::env::var(name).ok())
+        Self::read(&from_env)
     }
 
     /// Reads the configuration through `get`.
@@ -142,10 +193,7 @@ impl Config {
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
         let mut reader = Reader { get, mistakes: Vec::new() };
         let config = Self::parse(&mut reader);
-        match config {
-            Some(config) if reader.mistakes.is_empty() => Ok(config),
-            _ => Err(ConfigErrors(reader.mistakes)),
-        }
+        reader.finish(config)
     }
 
     fn parse(reader: &mut Reader<'_>) -> Option<Self> {
@@ -164,30 +212,16 @@ impl Config {
                 }
             },
         };
-        let pool_min = reader.number("PURSER_DB_POOL_MIN", 10, (0, 1_000));
-        let pool_max = reader.number("PURSER_DB_POOL_MAX", 30, (1, 1_000));
-        if let (Some(min), Some(max)) = (pool_min, pool_max)
-            && min > max
-        {
-            let problem = format!("is {min}, more than PURSER_DB_POOL_MAX ({max})");
-            reader.mistake::<()>("PURSER_DB_POOL_MIN", problem);
-        }
-        let connect_timeout_s = reader.number("PURSER_DB_CONNECT_TIMEOUT_S", 60, (0, 86_400));
         let hold_ttl_s = reader.number("PURSER_HOLD_TTL_S", 900, (1, 604_800));
         let sweep_interval_ms = reader.number("PURSER_SWEEP_INTERVAL_MS", 5_000, (10, 3_600_000));
         let sweep_grace_s = reader.number("PURSER_SWEEP_GRACE_S", 60, (0, 86_400));
         let default_output_tokens = reader.number("PURSER_DEFAULT_OUTPUT_TOKENS", 1_024, (1, 10_000_000));
         let lanes = reader.number("PURSER_LANES", 4, (1, 64));
-        let (database, tracker_database) = database?;
         Some(Self {
-            database,
-            tracker_database,
+            database: database?,
             listen_addr: listen_addr?,
             token: token?,
             admin_token: admin_token?,
-            pool_min: pool_min?,
-            pool_max: pool_max?,
-            connect_timeout: Duration::from_secs(connect_timeout_s?),
             hold_ttl_s: hold_ttl_s?,
             sweep_interval: Duration::from_millis(sweep_interval_ms?),
             sweep_grace: Duration::from_secs(sweep_grace_s?),
@@ -216,7 +250,7 @@ mod tests {
     fn three_variables_suffice() {
         let config = read(&GOOD).unwrap();
         assert_eq!(config.listen_addr.to_string(), "127.0.0.1:8088");
-        assert_eq!((config.pool_min, config.pool_max, config.hold_ttl_s), (10, 30, 900));
+        assert_eq!((config.database.pool_min, config.database.pool_max, config.hold_ttl_s), (10, 30, 900));
     }
 
     #[test]
@@ -235,10 +269,10 @@ mod tests {
             named,
             [
                 "DATABASE_URL",
+                "PURSER_DB_POOL_MIN",
                 "PURSER_TOKEN",
                 "PURSER_ADMIN_TOKEN",
                 "PURSER_LISTEN_ADDR",
-                "PURSER_DB_POOL_MIN",
                 "PURSER_HOLD_TTL_S",
                 "PURSER_LANES"
             ]

@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, migrate::Migrator};
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::DatabaseConfig;
 
 /// The schema, in the order it grew.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -62,14 +62,14 @@ pub enum DatabaseError {
 ///
 /// # Errors
 /// [`DatabaseError::Unreachable`].
-pub async fn connect(config: &Config) -> Result<PgPool, DatabaseError> {
+pub async fn connect(config: &DatabaseConfig) -> Result<PgPool, DatabaseError> {
     let started = Instant::now();
     let mut pause = Duration::from_millis(100);
     let mut attempts: u32 = 0;
     loop {
         attempts = attempts.saturating_add(1);
-        match reach(config).await {
-            Ok(()) => return Ok(pool(config).await?),
+        match pool(config).await {
+            Ok(pool) => return Ok(pool),
             Err(source) => {
                 let left = config.connect_timeout.saturating_sub(started.elapsed());
                 if left.is_zero() {
@@ -87,21 +87,31 @@ pub async fn connect(config: &Config) -> Result<PgPool, DatabaseError> {
     }
 }
 
-/// Makes one connection and closes it: a pool would report a refused connection as a time-out.
-async fn reach(config: &Config) -> sqlx::Result<()> {
-    let connect = PgConnection::connect_with(&config.database);
+async fn pool(config: &DatabaseConfig) -> sqlx::Result<PgPool> {
+    // One connection by itself first: a pool would report a refused one as a time-out.
+    let connect = PgConnection::connect_with(&config.checks);
     let connection = tokio::time::timeout(CONNECT_LIMIT, connect).await;
-    connection.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await
-}
-
-async fn pool(config: &Config) -> sqlx::Result<PgPool> {
-    PgPoolOptions::new()
+    connection.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
+    let pool = PgPoolOptions::new()
         .min_connections(config.pool_min)
         .max_connections(config.pool_max)
         // A hold's caller waits a quarter of a second; a longer queue for connections helps nobody.
         .acquire_timeout(CONNECT_LIMIT)
-        .connect_with(check_options(&config.database))
-        .await
+        .connect_lazy_with(check_options(&config.checks));
+    tokio::spawn(fill(pool.clone(), config.pool_min));
+    Ok(pool)
+}
+
+/// Opens the minimum of connections at start, one after another: all at once would time out on a busy
+/// database, and none would leave the first holds to wait for a log-in each.
+async fn fill(pool: PgPool, connections: u32) {
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        match pool.acquire().await {
+            Ok(connection) => open.push(connection),
+            Err(error) => return tracing::warn!(%error, "the pool could not be filled; it grows when needed"),
+        }
+    }
 }
 
 fn check_options(database: &PgConnectOptions) -> PgConnectOptions {
@@ -110,8 +120,8 @@ fn check_options(database: &PgConnectOptions) -> PgConnectOptions {
 
 /// The sync client's options, from the same URL.
 #[must_use]
-pub fn tracker_config(config: &Config) -> postgres::Config {
-    let mut database = config.tracker_database.clone();
+pub fn tracker_config(config: &DatabaseConfig) -> postgres::Config {
+    let mut database = config.tracker.clone();
     database
         .application_name("purser-tracker")
         .options(TRACKER_LIMITS)

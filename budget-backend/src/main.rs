@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use budget_backend::app::Application;
-use budget_backend::config::Config;
+use budget_backend::config::{Config, ConfigErrors, DatabaseConfig};
 use budget_backend::db;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,7 +23,7 @@ enum Command {
     /// Serve the API. Configured by environment: DATABASE_URL, PURSER_TOKEN, PURSER_ADMIN_TOKEN, and
     /// optionally PURSER_LISTEN_ADDR (127.0.0.1:8088) and others; see the README.
     Serve,
-    /// Bring the database's schema up to date and stop.
+    /// Bring the schema of the database at DATABASE_URL up to date and stop.
     Migrate,
 }
 
@@ -35,17 +35,15 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let config = match Config::from_env() {
-        Ok(config) => config,
-        Err(errors) => {
-            // For a person at a terminal, not for the log.
-            let _closed = write!(std::io::stderr(), "budget-backend: {errors}");
-            return ExitCode::from(EXIT_USAGE);
-        }
-    };
     let done = match arguments.command {
-        Command::Serve => serve(config).await,
-        Command::Migrate => migrate(config).await,
+        Command::Serve => match Config::from_env() {
+            Ok(config) => serve(config).await,
+            Err(errors) => return usage(&errors),
+        },
+        Command::Migrate => match DatabaseConfig::from_env() {
+            Ok(config) => migrate(config).await,
+            Err(errors) => return usage(&errors),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,6 +52,12 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Tells a person at a terminal, not the log, what is wrong with the environment.
+fn usage(errors: &ConfigErrors) -> ExitCode {
+    let _closed = write!(std::io::stderr(), "budget-backend: {errors}");
+    ExitCode::from(EXIT_USAGE)
 }
 
 async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
@@ -76,7 +80,7 @@ async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-async fn migrate(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+async fn migrate(config: DatabaseConfig) -> Result<(), Box<dyn std::error::Error>> {
     let pool = db::connect(&config).await?;
     db::migrate(&pool).await?;
     tracing::info!("the schema is up to date");

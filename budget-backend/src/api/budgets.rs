@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{ApiError, AppState, validate};
 use crate::admin::{self, BudgetRow, NewBudget, Standing};
 use crate::budget::{EACH, Scope};
+use crate::ledger::decide::{CounterKey, CounterRef};
+use crate::ledger::store::insert_counters;
 use crate::window::{Period, period, rfc3339, time_zone};
 
 /// A budget as an operator asks for it.
@@ -78,6 +80,7 @@ pub async fn create(
     let Json(create) = body?;
     let budget = check(create).map_err(ApiError::invalid)?;
     let row = admin::create_budget(&state.pool, &budget).await?;
+    count_from_now(&state, &row).await?;
     Ok((StatusCode::CREATED, Json(one(&state, row).await?)))
 }
 
@@ -104,6 +107,26 @@ pub async fn list(
     let Query(filter) = filter?;
     validate::name("org", &filter.org).map_err(ApiError::invalid)?;
     Ok(Json(BudgetList { budgets: views(&state, &filter.org, None).await? }))
+}
+
+/// Makes the running period's counter, so that the budget shows at once what its period has spent. The
+/// first hold would make it as well; a `*` budget's counters wait for their subjects.
+async fn count_from_now(state: &AppState, row: &BudgetRow) -> Result<(), ApiError> {
+    let set = &row.set;
+    if set.team == EACH || set.user == EACH {
+        return Ok(());
+    }
+    let zone = time_zone(&set.time_zone).map_err(|error| ApiError::invalid(error.to_string()))?;
+    let now_unix_s = admin::now_unix_s(&state.pool).await?;
+    let period =
+        period(set.window, &zone, now_unix_s).map_err(|error| ApiError::unavailable(error.to_string()))?;
+    let counter = CounterRef {
+        budget_id: row.budget_id,
+        subject: String::new(),
+        period_start_unix_s: period.start_unix_s,
+    };
+    let key = CounterKey { org: set.org.clone(), counter };
+    Ok(insert_counters(&state.pool, &[key].into()).await?)
 }
 
 fn check(create: Create) -> Result<NewBudget, String> {

@@ -132,6 +132,16 @@ async fn a_call_is_held_settled_and_shown(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_new_budget_shows_at_once_what_its_period_has_spent(pool: PgPool) {
+    let service = Service::start(&pool).await;
+    record(&pool, vec![settle(id(1), 1_500_000_000)]).await;
+    let limit = json!({"org": "acme", "team": "search", "window": "month", "limit_usd": "10"});
+    let (_, made) = service.send(Method::POST, "/v1/budgets", ADMIN, &limit).await;
+    assert_eq!((&made["spent_usd"], &made["remaining_usd"]), (&json!("1.50"), &json!("8.50")), "{made}");
+    service.stop().await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
 async fn a_denial_says_what_ran_out(pool: PgPool) {
     let service = Service::start(&pool).await;
     let limit = json!({"org": "acme", "team": "search", "user": "*", "window": "day", "limit_usd": "0.0002"});
