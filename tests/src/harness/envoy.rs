@@ -1,0 +1,205 @@
+//! The real Envoy with the shipped egress configuration and the built filter.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use reqwest::Client;
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::backend::TOKEN;
+use super::process::Process;
+use super::{environment, repository, wait_until, within};
+
+/// The values of the configuration's placeholders, and edits a test makes to it.
+#[derive(Debug, Clone)]
+pub struct EgressConfig {
+    /// Where the budget backend is.
+    pub backend: SocketAddr,
+    /// Where the provider is.
+    pub upstream: SocketAddr,
+    /// `unidentified` of the filter, a JSON value.
+    pub unidentified: String,
+    /// `failure_mode` of the filter.
+    pub failure_mode: String,
+    /// Text to replace in the rendered configuration, each found exactly once.
+    pub edits: Vec<(String, String)>,
+}
+
+impl EgressConfig {
+    /// The shipped configuration, rendered.
+    ///
+    /// # Panics
+    /// When it can't be read, or an edit doesn't fit it.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let path = repository().join("envoy/egress.yaml");
+        let template =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let values = [
+            ("EGRESS_PORT", "0".to_owned()),
+            ("ENVOY_ADMIN_PORT", "0".to_owned()),
+            ("BACKEND_HOST", self.backend.ip().to_string()),
+            ("BACKEND_PORT", self.backend.port().to_string()),
+            ("UPSTREAM_HOST", self.upstream.ip().to_string()),
+            ("UPSTREAM_PORT", self.upstream.port().to_string()),
+            ("PURSER_WASM", environment("PURSER_WASM")),
+            ("PURSER_TOKEN", TOKEN.to_owned()),
+            ("UNIDENTIFIED", self.unidentified.clone()),
+            ("FAILURE_MODE", self.failure_mode.clone()),
+        ];
+        let mut text = template;
+        for (name, value) in values {
+            text = text.replace(&format!("${{{name}}}"), &value);
+        }
+        let mut rest = text.split("${").skip(1);
+        let left = rest.find(|rest| rest.starts_with(|first: char| first.is_ascii_uppercase()));
+        assert_eq!(left, None, "a placeholder without a value");
+        for (from, to) in &self.edits {
+            assert_eq!(text.matches(from.as_str()).count(), 1, "{from:?} is not once in {text}");
+            text = text.replace(from.as_str(), to);
+        }
+        text
+    }
+
+    /// What `envoy --mode validate` says of this configuration.
+    ///
+    /// # Panics
+    /// When Envoy can't be started.
+    pub async fn validate(&self, folder: &Path) -> Output {
+        let config = folder.join("validate.yaml");
+        write(&config, &self.render());
+        let mut command = Command::new(environment("ENVOY"));
+        command.arg("--mode").arg("validate").arg("-c").arg(&config).kill_on_drop(true);
+        let output = within("envoy --mode validate", command.output()).await;
+        output.unwrap_or_else(|error| panic!("cannot start Envoy: {error}"))
+    }
+}
+
+/// A running Envoy.
+#[derive(Debug)]
+pub struct Envoy {
+    process: Process,
+    http: Client,
+    admin: SocketAddr,
+    /// Where apps call.
+    pub egress: SocketAddr,
+}
+
+impl Envoy {
+    /// Starts one with two workers and waits until it is live.
+    ///
+    /// # Panics
+    /// When it doesn't come up.
+    pub async fn start(config: &EgressConfig, folder: &Path, http: Client) -> Self {
+        let (yaml, admin_path) = (folder.join("envoy.yaml"), folder.join("envoy-admin"));
+        write(&yaml, &config.render());
+        let mut command = Command::new(environment("ENVOY"));
+        command
+            .args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "info"])
+            .arg("-c")
+            .arg(&yaml)
+            .arg("--admin-address-path")
+            .arg(&admin_path)
+            .stdout(access_log(folder));
+        let mut process = Process::start("envoy", &mut command, log_path(folder));
+        let admin = wait_until("Envoy's admin address", async || {
+            process.assert_running();
+            let text = std::fs::read_to_string(&admin_path).map_err(|error| error.to_string())?;
+            text.trim().parse::<SocketAddr>().map_err(|error| format!("{text:?}: {error}"))
+        })
+        .await;
+        let egress = wait_until("Envoy to be live", async || {
+            process.assert_running();
+            let ready = get(&http, admin, "/ready").await?;
+            if ready.trim() != "LIVE" {
+                return Err(ready);
+            }
+            listener_address(&get(&http, admin, "/listeners?format=json").await?)
+        })
+        .await;
+        Self { process, http, admin, egress }
+    }
+
+    /// Envoy's counters and gauges whose name contains `filter`.
+    ///
+    /// # Panics
+    /// When the admin interface doesn't answer.
+    pub async fn stats(&self, filter: &str) -> BTreeMap<String, u64> {
+        let text = get(&self.http, self.admin, "/stats").await;
+        let text = text.unwrap_or_else(|error| panic!("/stats: {error}"));
+        let pairs = text.lines().filter_map(|line| line.split_once(": "));
+        let numbers = pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
+        numbers.filter(|(name, _)| name.contains(filter)).collect()
+    }
+
+    /// Fails if the filter ever trapped or lost a settlement, or Envoy is gone.
+    ///
+    /// # Panics
+    /// See above.
+    pub async fn assert_sound(&mut self) {
+        self.process.assert_running();
+        let stats = self.stats("wasm").await;
+        for name in [
+            "wasm.purser.vm_reload",
+            "wasm.purser.vm_reload_backoff",
+            "wasm.purser.vm_reload_failure",
+            "wasm.purser.vm_reload_success",
+            "wasmcustom.purser_outbox_dropped",
+            "wasmcustom.purser_settlements;outcome=rejected;",
+        ] {
+            assert_eq!(stats.get(name), Some(&0), "{name} of {stats:?}\n{}", self.tail());
+        }
+        let log = self.process.log();
+        for sign in ["panicked at", "[critical]", "Proxy-Wasm VM failed", "Function: proxy_"] {
+            assert!(!log.contains(sign), "{sign:?} in Envoy's log:\n{}", self.tail());
+        }
+    }
+
+    /// Kills it, as a crash would.
+    pub async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+
+    /// Its log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// The tail of its log.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        self.process.tail()
+    }
+}
+
+fn log_path(folder: &Path) -> PathBuf {
+    folder.join("envoy.log")
+}
+
+fn access_log(folder: &Path) -> Stdio {
+    let path = folder.join("envoy-access.log");
+    let file = std::fs::File::create(&path);
+    file.unwrap_or_else(|error| panic!("{}: {error}", path.display())).into()
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+async fn get(http: &Client, admin: SocketAddr, path: &str) -> Result<String, String> {
+    let response = http.get(format!("http://{admin}{path}")).send().await;
+    let response = response.map_err(|error| error.to_string())?;
+    response.text().await.map_err(|error| error.to_string())
+}
+
+/// The address of the one listener.
+fn listener_address(listeners: &str) -> Result<SocketAddr, String> {
+    let tree: Value = serde_json::from_str(listeners).map_err(|error| error.to_string())?;
+    let address = &tree["listener_statuses"][0]["local_address"]["socket_address"];
+    let found = format!("{}:{}", address["address"].as_str().unwrap_or_default(), address["port_value"]);
+    found.parse().map_err(|_| format!("no listener in {listeners}"))
+}

@@ -1,0 +1,179 @@
+//! A budget backend that misbehaves as told, for failures the real one can't be brought to.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::{StreamExt as _, stream};
+use purser_protocol::{
+    Allow, HOLDS_PATH, HoldRequest, HoldResponse, ItemResult, MARKER_HEADER, MARKER_VALUE, Outcome,
+    SETTLEMENTS_PATH, SettlementBatch, SettlementItem, SettlementResponse, VERSION, Verdict,
+};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::wait_until;
+use crate::fake_llm::serve::{DropConnection, serve};
+use crate::fake_llm::stream::flushed;
+
+/// What it does with holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Script {
+    /// Allows, as the protocol says.
+    Allow,
+    /// This verdict.
+    Verdict(Box<Verdict>),
+    /// This status with an empty JSON object and the marker.
+    Status(u16),
+    /// This status without the marker: something on the way, not the backend.
+    Unmarked(u16),
+    /// 200 with this body and the marker.
+    Body(&'static str),
+    /// A verdict that allows, without the marker: not the backend's own answer.
+    WithoutMarker,
+    /// A verdict that allows, for another hold.
+    WrongHold,
+    /// The headers and half of the body, then the connection is closed.
+    Half,
+    /// The connection is closed without an answer.
+    Reset,
+    /// No answer, ever.
+    Never,
+}
+
+#[derive(Debug)]
+struct Shared {
+    script: Mutex<Script>,
+    holds: Mutex<Vec<HoldRequest>>,
+    settlements: Mutex<Vec<SettlementItem>>,
+}
+
+/// A scripted backend on a free port. It records every settlement it is sent.
+#[derive(Debug)]
+pub struct ScriptedBackend {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    shared: Arc<Shared>,
+    server: JoinHandle<()>,
+}
+
+impl ScriptedBackend {
+    /// Starts one.
+    ///
+    /// # Panics
+    /// When no port is free.
+    pub async fn start(script: Script) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await;
+        let listener = listener.unwrap_or_else(|error| panic!("no port: {error}"));
+        let addr = listener.local_addr().unwrap_or_else(|error| panic!("no address: {error}"));
+        let shared = Arc::new(Shared {
+            script: Mutex::new(script),
+            holds: Mutex::default(),
+            settlements: Mutex::default(),
+        });
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        Self { addr, shared, server: tokio::spawn(serve(listener, router)) }
+    }
+
+    /// Forgets what it was sent, and plays another script from now on.
+    pub fn play(&self, script: Script) {
+        *lock(&self.shared.script) = script;
+        lock(&self.shared.holds).clear();
+        lock(&self.shared.settlements).clear();
+    }
+
+    /// The holds it was asked for.
+    #[must_use]
+    pub fn holds(&self) -> Vec<HoldRequest> {
+        lock(&self.shared.holds).clone()
+    }
+
+    /// Waits until it was sent `count` settlements and voids, and returns them.
+    pub async fn settlements(&self, count: usize) -> Vec<SettlementItem> {
+        wait_until("settlements at the scripted backend", async || {
+            let items = lock(&self.shared.settlements).clone();
+            if items.len() == count {
+                Ok(items)
+            } else {
+                Err(format!("{} of {count}: {items:?}", items.len()))
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for ScriptedBackend {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, body: Bytes) -> Response {
+    match uri.path() {
+        HOLDS_PATH => match serde_json::from_slice::<HoldRequest>(&body) {
+            Ok(hold) => {
+                let script = lock(&shared.script).clone();
+                lock(&shared.holds).push(hold.clone());
+                play(script, &hold).await
+            }
+            Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+        },
+        SETTLEMENTS_PATH => match serde_json::from_slice::<SettlementBatch>(&body) {
+            Ok(batch) => settle(&shared, batch),
+            Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+        },
+        _ => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+fn settle(shared: &Shared, batch: SettlementBatch) -> Response {
+    let recorded = |item: &SettlementItem| ItemResult { hold_id: item.hold_id(), outcome: Outcome::Recorded };
+    let results = batch.items.iter().map(recorded).collect();
+    lock(&shared.settlements).extend(batch.items);
+    marked(StatusCode::OK, &SettlementResponse { version: VERSION, results })
+}
+
+async fn play(script: Script, hold: &HoldRequest) -> Response {
+    let allow = Verdict::Allow(Allow { held_nanousd: 1_000, remaining: Vec::new(), rewrite: None });
+    let verdict = |hold_id, verdict| HoldResponse { version: VERSION, hold_id, verdict };
+    let allowed = verdict(hold.hold_id, allow.clone());
+    match script {
+        Script::Allow => marked(StatusCode::OK, &allowed),
+        Script::Verdict(other) => marked(StatusCode::OK, &verdict(hold.hold_id, *other)),
+        Script::WrongHold => marked(StatusCode::OK, &verdict(uuid::Uuid::now_v7(), allow)),
+        Script::Status(status) => marked(code(status), &serde_json::json!({})),
+        Script::Unmarked(status) => (code(status), "not the backend").into_response(),
+        Script::Body(body) => ([(MARKER_HEADER, MARKER_VALUE)], body).into_response(),
+        Script::WithoutMarker => axum::Json(&allowed).into_response(),
+        Script::Half => half(&serde_json::to_vec(&allowed).unwrap_or_default()),
+        Script::Reset => DropConnection::response(),
+        Script::Never => std::future::pending().await,
+    }
+}
+
+fn code(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap_or_else(|error| panic!("{status}: {error}"))
+}
+
+fn marked(status: StatusCode, body: &impl serde::Serialize) -> Response {
+    (status, [(MARKER_HEADER, MARKER_VALUE)], axum::Json(body)).into_response()
+}
+
+fn half(body: &[u8]) -> Response {
+    let first = Bytes::copy_from_slice(body.get(..body.len() / 2).unwrap_or_default());
+    let items = [Ok(first), Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset))];
+    let headers = [
+        (header::CONTENT_TYPE.as_str(), "application/json".to_owned()),
+        (header::CONTENT_LENGTH.as_str(), body.len().to_string()),
+        (MARKER_HEADER, MARKER_VALUE.to_owned()),
+    ];
+    (headers, Body::from_stream(stream::iter(items).then(flushed))).into_response()
+}
