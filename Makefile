@@ -1,0 +1,35 @@
+# Every target is a script; `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down logs status test fmt lint
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\): ## /\1	/p' $(MAKEFILE_LIST)
+
+setup: ## fetch tools and start PostgreSQL, for work in a shell of your own
+	@scripts/setup.sh --tests
+
+demo: ## a stack of its own, real traffic until a budget is spent, our books against the bill
+	@scripts/demo.sh
+
+up: ## start a stack to point an SDK at; LLM_UPSTREAM=host:port sends the calls there
+	@scripts/stack.sh up
+
+down: ## stop it
+	@scripts/stack.sh down
+
+logs: ## follow its logs
+	@scripts/stack.sh logs
+
+status: ## what of it runs, and on which ports
+	@scripts/stack.sh status
+
+test: ## every check there is
+	@scripts/test.sh
+
+fmt: ## format the Rust code
+	@cargo fmt --all
+
+lint: ## formatting, lints and the scripts, without building anything to run
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets -- -D warnings
+	@scripts/check-scripts.sh

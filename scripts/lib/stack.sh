@@ -1,0 +1,118 @@
+# shellcheck shell=bash
+# One stack: fake LLM (or a real upstream), backend and Envoy, each on a port of its own.
+
+PROCESSES=(envoy backend fake-llm)
+
+EGRESS_PORT=${EGRESS_PORT:-10000}
+ENVOY_ADMIN_PORT=${ENVOY_ADMIN_PORT:-9901}
+BACKEND_PORT=${BACKEND_PORT:-8088}
+FAKE_LLM_PORT=${FAKE_LLM_PORT:-9100}
+FAILURE_MODE=${FAILURE_MODE:-open}
+UNIDENTIFIED=${UNIDENTIFIED:-'{"org":"demo","team":"default","user":"default"}'}
+BIN_DIR=$TARGET_DIR/${PROFILE_DIR:-debug}
+
+# start_stack DATABASE_URL: sets the port variables to what the processes really listen on. Whoever
+# calls this stops the stack if it fails.
+start_stack() {
+  local backend_url=$1 upstream=${LLM_UPSTREAM-}
+  rm -f "$RUN_DIR"/*
+  make_token token
+  make_token admin-token
+  if [[ -z $upstream ]]; then
+    start_process fake-llm "$BIN_DIR/fake-llm" --listen "127.0.0.1:$FAKE_LLM_PORT"
+    wait_until fake-llm 20 is_listening fake-llm
+    FAKE_LLM_PORT=$(listening_port fake-llm)
+    upstream=127.0.0.1:$FAKE_LLM_PORT
+  fi
+  start_backend "$backend_url"
+  start_envoy "$upstream"
+  local name
+  for name in EGRESS_PORT ENVOY_ADMIN_PORT BACKEND_PORT FAKE_LLM_PORT; do
+    printf '%s=%s\n' "$name" "${!name}"
+  done >"$RUN_DIR/ports"
+}
+
+make_token() {
+  [[ -s $STATE_DIR/$1 ]] || random_hex 24 | write_private "$STATE_DIR/$1"
+}
+
+start_backend() {
+  DATABASE_URL=$1 PURSER_TOKEN=$(<"$STATE_DIR/token") PURSER_ADMIN_TOKEN=$(<"$STATE_DIR/admin-token") \
+    PURSER_LISTEN_ADDR=127.0.0.1:$BACKEND_PORT \
+    start_process backend "$BIN_DIR/budget-backend" serve
+  wait_until backend 90 is_listening backend
+  BACKEND_PORT=$(listening_port backend)
+  wait_until backend 30 answers "http://127.0.0.1:$BACKEND_PORT/readyz"
+}
+
+start_envoy() {
+  local upstream_host=${1%:*} upstream_port=${1##*:}
+  upstream_host=${upstream_host#[}
+  UPSTREAM_HOST=${upstream_host%]} UPSTREAM_PORT=$upstream_port \
+    BACKEND_HOST=127.0.0.1 PURSER_TOKEN=$(<"$STATE_DIR/token") \
+    render_template envoy/egress.yaml | write_private "$STATE_DIR/envoy.yaml"
+  start_process envoy "$ENVOY" -c "$STATE_DIR/envoy.yaml" --disable-hot-restart --concurrency "${ENVOY_CONCURRENCY:-2}" \
+    --admin-address-path "$RUN_DIR/envoy-admin" --drain-time-s 5 --drain-strategy immediate \
+    --log-level warning --component-log-level wasm:info
+  wait_until envoy 30 envoy_is_ready
+  ENVOY_ADMIN_PORT=$(envoy_admin_port)
+  EGRESS_PORT=$(envoy_listener_port)
+}
+
+# The placeholders of a configuration, replaced as plain text; any other ${...} stays as it is.
+render_template() {
+  local text name
+  text=$(<"$1")
+  for name in EGRESS_PORT ENVOY_ADMIN_PORT BACKEND_HOST BACKEND_PORT UPSTREAM_HOST UPSTREAM_PORT \
+    PURSER_WASM PURSER_TOKEN UNIDENTIFIED FAILURE_MODE; do
+    text=${text//"\${$name}"/"${!name}"}
+  done
+  printf '%s\n' "$text"
+}
+
+answers() { curl -fs -m 2 -o /dev/null "$1"; }
+
+envoy_admin_port() { sed 's/.*://' "$RUN_DIR/envoy-admin"; }
+
+envoy_is_ready() {
+  [[ -s $RUN_DIR/envoy-admin ]] && answers "http://127.0.0.1:$(envoy_admin_port)/ready" && [[ -n $(envoy_listener_port) ]]
+}
+
+# The admin page has one line per listener: name::address:port.
+envoy_listener_port() {
+  curl -fs -m 2 "http://127.0.0.1:$(envoy_admin_port)/listeners" | sed -n '1s/.*:\([0-9]*\)$/\1/p'
+}
+
+# stop_stack: what runs of it, the traffic first. Safe to call at any point of a start.
+stop_stack() {
+  local pid
+  if pid=$(pid_of envoy) && [[ -s $RUN_DIR/envoy-admin ]]; then drain_envoy "http://127.0.0.1:$(envoy_admin_port)"; fi
+  stop_process envoy 10
+  stop_process backend 20
+  stop_process fake-llm 5
+  rm -f "$RUN_DIR"/*
+}
+
+# No new connections; then wait until no request is under way, to the upstream or to the backend. A
+# stop at once would cut streams and lose what the filter has yet to report.
+drain_envoy() {
+  local admin=$1 quiet=0 until_ms=$(($(now_ms) + ${DRAIN_S:-5} * 1000))
+  curl -fs -m 2 -o /dev/null -X POST "$admin/drain_listeners?graceful" || return 0
+  while ((quiet < 3 && $(now_ms) < until_ms)); do
+    if requests_under_way "$admin"; then quiet=0; else quiet=$((quiet + 1)); fi
+    sleep 0.1
+  done
+}
+
+requests_under_way() {
+  curl -fs -m 2 "$1/stats?filter=(downstream_rq_active|upstream_rq_active)$" |
+    grep -v '^http\.admin\.' | grep -qv ': 0$'
+}
+
+stack_is_running() {
+  local name
+  for name in "${PROCESSES[@]}"; do
+    if pid_of "$name" >/dev/null; then return 0; fi
+  done
+  return 1
+}
