@@ -33,6 +33,8 @@ main() {
   part "wasm" scripts/wasm-cargo.sh test -p purser-filter --no-default-features --lib
   part "stack" scripts/test-stack.sh
   part "demo" scripts/demo.sh
+  # As the README says to build what is deployed.
+  part "release" env PROFILE=release scripts/build.sh
   say "== all parts: $(seconds_since "$started_ms") s"
   ((ignored == 0)) || say "$ignored ignored"
   say "$passed passed, $failed failed"
