@@ -24,6 +24,9 @@ create table budgets (
 comment on table budgets is 'Money limits for an org, a team of it, or a user of a team.';
 create index budgets_by_id on budgets (budget_id);
 create index budgets_by_scope on budgets (org, team, user_name) where archived_at is null;
+-- A request that is sent twice must not leave two budgets, of which a raise would reach only one.
+create unique index budgets_one_per_place_and_window
+    on budgets (org, team, user_name, window_kind, time_zone) where archived_at is null;
 
 -- Counts the edits to an org's budgets. A hold is decided from budgets read before the counters are
 -- locked; the write checks this number under the lock, so that an edit that slipped in between is seen.

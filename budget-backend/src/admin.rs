@@ -75,14 +75,14 @@ pub async fn ping(pool: &PgPool) -> sqlx::Result<()> {
     sqlx::query("select 1").execute(pool).await.map(drop)
 }
 
-/// Makes a budget.
+/// Makes a budget; `None` when an active one for the same place, window and time zone exists.
 ///
 /// # Errors
 /// The database's.
-pub async fn create_budget(pool: &PgPool, budget: &NewBudget) -> sqlx::Result<BudgetRow> {
+pub async fn create_budget(pool: &PgPool, budget: &NewBudget) -> sqlx::Result<Option<BudgetRow>> {
     let sql = format!(
         "insert into budgets (org, team, user_name, window_kind, time_zone, limit_nanousd)
-         values ($1, $2, $3, $4, $5, $6) returning {BUDGET_COLUMNS}"
+         values ($1, $2, $3, $4, $5, $6) on conflict do nothing returning {BUDGET_COLUMNS}"
     );
     let row = sqlx::query(sqlx::AssertSqlSafe(sql))
         .bind(&budget.org)
@@ -91,9 +91,9 @@ pub async fn create_budget(pool: &PgPool, budget: &NewBudget) -> sqlx::Result<Bu
         .bind(budget.window.as_str())
         .bind(&budget.time_zone)
         .bind(budget.limit_nanousd)
-        .fetch_one(pool)
+        .fetch_optional(pool)
         .await?;
-    budget_row(&row)
+    row.as_ref().map(budget_row).transpose()
 }
 
 /// Sets an active budget's limit; `None` when there is no such budget. Acts on the next hold and
@@ -111,6 +111,20 @@ pub async fn set_limit(pool: &PgPool, budget_id: i64, limit_nanousd: i64) -> sql
         .fetch_optional(pool)
         .await?;
     row.as_ref().map(budget_row).transpose()
+}
+
+/// Archives an active budget: it stops counting, its history stays. `false` when there is no such
+/// budget.
+///
+/// # Errors
+/// The database's.
+pub async fn archive_budget(pool: &PgPool, budget_id: i64) -> sqlx::Result<bool> {
+    let done =
+        sqlx::query("update budgets set archived_at = now() where budget_id = $1 and archived_at is null")
+            .bind(budget_id)
+            .execute(pool)
+            .await?;
+    Ok(done.rows_affected() > 0)
 }
 
 /// The database's clock, Unix seconds.
@@ -178,7 +192,7 @@ pub async fn price_book(pool: &PgPool) -> sqlx::Result<PriceBook> {
     let rows = sqlx::query(
         "select provider, model, extract(epoch from effective_from)::bigint as from_unix_s,
                 input_nanousd_per_mtok, cached_input_nanousd_per_mtok, cache_write_5m_nanousd_per_mtok,
-                cache_write_1h_nanousd_per_mtok, output_nanousd_per_mtok, reasoning_nanousd_per_mtok
+                cache_write_1h_nanousd_per_mtok, output_nanousd_per_mtok, reasoning_nanousd_per_mtok, reasons
            from model_prices",
     )
     .fetch_all(pool)
@@ -198,6 +212,7 @@ pub async fn price_book(pool: &PgPool) -> sqlx::Result<PriceBook> {
                     output: row.try_get("output_nanousd_per_mtok")?,
                     reasoning: row.try_get("reasoning_nanousd_per_mtok")?,
                 },
+                reasons: row.try_get("reasons")?,
             })
         })
         .collect::<sqlx::Result<Vec<_>>>()?;

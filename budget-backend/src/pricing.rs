@@ -92,6 +92,8 @@ pub struct PriceRow {
     pub effective_from_unix_s: i64,
     /// The rates.
     pub rates: Rates,
+    /// Whether the model thinks out of sight.
+    pub reasons: bool,
 }
 
 /// How a price was found.
@@ -122,6 +124,8 @@ impl PriceMatch {
 pub struct Price {
     /// The rates to use.
     pub rates: Rates,
+    /// Whether the model thinks out of sight; assumed of an unknown one.
+    pub reasons: bool,
     /// The name of the row used; `"*"` for a ceiling.
     pub priced_as: String,
     /// How it was found.
@@ -196,6 +200,7 @@ impl PriceBook {
     fn found(row: &PriceRow, matched: PriceMatch) -> Price {
         Price {
             rates: row.rates,
+            reasons: row.reasons,
             priced_as: row.model.clone(),
             matched,
             effective_from_unix_s: Some(row.effective_from_unix_s),
@@ -213,6 +218,7 @@ impl PriceBook {
             .or_else(|| self.rows.values().filter_map(dearest).reduce(Rates::dearest))?;
         Some(Price {
             rates,
+            reasons: true,
             priced_as: "*".to_owned(),
             matched: PriceMatch::Ceiling,
             effective_from_unix_s: None,
@@ -254,6 +260,7 @@ mod tests {
             model: model.into(),
             effective_from_unix_s: from,
             rates: Rates { input, output, ..MINI },
+            reasons: false,
         }
     }
 

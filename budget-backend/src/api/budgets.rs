@@ -79,7 +79,11 @@ pub async fn create(
 ) -> Result<(StatusCode, Json<BudgetView>), ApiError> {
     let Json(create) = body?;
     let budget = check(create).map_err(ApiError::invalid)?;
-    let row = admin::create_budget(&state.pool, &budget).await?;
+    let Some(row) = admin::create_budget(&state.pool, &budget).await? else {
+        return Err(ApiError::conflict(
+            "an active budget for this place, window and time zone exists; PATCH /v1/budgets/{budget_id} changes it",
+        ));
+    };
     count_from_now(&state, &row).await?;
     Ok((StatusCode::CREATED, Json(one(&state, row).await?)))
 }
@@ -91,12 +95,29 @@ pub async fn change(
     body: Result<Json<Change>, JsonRejection>,
 ) -> Result<Json<BudgetView>, ApiError> {
     let Json(change) = body?;
-    let none = || ApiError::not_found(format!("there is no active budget {budget_id}"));
+    let none = || no_such_budget(&budget_id);
     let number: i64 = budget_id.parse().map_err(|_| none())?;
     let row = admin::set_limit(&state.pool, number, limit(&change.limit_usd).map_err(ApiError::invalid)?)
         .await?
         .ok_or_else(none)?;
     Ok(Json(one(&state, row).await?))
+}
+
+/// `DELETE /v1/budgets/{budget_id}`: it stops counting; its history stays.
+pub async fn archive(
+    State(state): State<AppState>,
+    Path(budget_id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let number: i64 = budget_id.parse().map_err(|_| no_such_budget(&budget_id))?;
+    if admin::archive_budget(&state.pool, number).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(no_such_budget(&budget_id))
+    }
+}
+
+fn no_such_budget(budget_id: impl std::fmt::Display) -> ApiError {
+    ApiError::not_found(format!("there is no active budget {budget_id}"))
 }
 
 /// `GET /v1/budgets?org=…`.
@@ -169,7 +190,7 @@ async fn one(state: &AppState, row: BudgetRow) -> Result<BudgetView, ApiError> {
         .await?
         .into_iter()
         .find(|view| view.default_of.is_none())
-        .ok_or_else(|| ApiError::not_found(format!("there is no active budget {budget_id}")))
+        .ok_or_else(|| no_such_budget(budget_id))
 }
 
 async fn views(state: &AppState, org: &str, only: Option<i64>) -> Result<Vec<BudgetView>, ApiError> {

@@ -43,6 +43,11 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "this path doesn't take that method")
     }
 
+    /// 409: it exists already.
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, detail)
+    }
+
     /// 413: more items than a batch may carry.
     pub fn too_many_items(max: usize) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("items: expected at most {max}"))

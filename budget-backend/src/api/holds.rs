@@ -6,7 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use purser_protocol::{
-    Allow, DeniedBudget, Deny, DenyReason, HoldRequest, HoldResponse, Tier, VERSION, Verdict, format_usd,
+    Allow, DeniedBudget, Deny, DenyReason, HoldRequest, HoldResponse, Payer, Tier, VERSION, Verdict,
+    format_usd,
 };
 
 use super::{ApiError, AppState, validate};
@@ -32,9 +33,9 @@ pub async fn create(
     let deadline = received + Duration::from_millis(request.deadline_ms.into()).min(MAX_DEADLINE);
     let verdict = match price(&state, &request) {
         Ok(amount_nanousd) => {
-            let org = request.payer.org.clone();
+            let payer = request.payer.clone();
             let decision = state.ledger.hold(ask(request, amount_nanousd), deadline).await?;
-            verdict(&org, decision)
+            verdict(&payer, decision)
         }
         Err(message) => deny(DenyReason::NotPriceable, message),
     };
@@ -76,13 +77,13 @@ fn ask(request: HoldRequest, amount_nanousd: i64) -> HoldAsk {
     }
 }
 
-fn verdict(org: &str, decision: Decision) -> Verdict {
+fn verdict(payer: &Payer, decision: Decision) -> Verdict {
     match decision {
         Decision::Granted { held_nanousd, remaining } | Decision::Repeated { held_nanousd, remaining } => {
             Verdict::Allow(Allow { held_nanousd, remaining, rewrite: None })
         }
         Decision::Closed => deny(DenyReason::Closed, "this hold was closed before it was made".to_owned()),
-        Decision::Refused(refusal) => Verdict::Deny(refused(org, &refusal)),
+        Decision::Refused(refusal) => Verdict::Deny(refused(payer, &refusal)),
     }
 }
 
@@ -90,17 +91,22 @@ fn deny(reason: DenyReason, message: String) -> Verdict {
     Verdict::Deny(Deny { reason, message, budget: None })
 }
 
-fn refused(org: &str, refusal: &Refusal) -> Deny {
+fn refused(payer: &Payer, refusal: &Refusal) -> Deny {
     let touch = &refusal.touch;
     let resets_at = touch.period.end_unix_s.and_then(rfc3339);
-    let whose = match (touch.tier, touch.key.counter.subject.as_str()) {
-        (Tier::Org, _) | (_, "") => format!("{} budget of org {org}", touch.tier.as_str()),
-        (tier, subject) => format!("{} budget of {subject} in org {org}", tier.as_str()),
+    let org = &payer.org;
+    let team = payer.team.as_deref().unwrap_or_default();
+    let whose = match touch.tier {
+        Tier::Org => format!("org {org}"),
+        Tier::Team => format!("team {team} in org {org}"),
+        Tier::User => {
+            format!("user {} in team {team} of org {org}", payer.user.as_deref().unwrap_or_default())
+        }
     };
     let reset =
         resets_at.as_ref().map_or_else(|| "it does not reset".to_owned(), |at| format!("it resets at {at}"));
     let message = format!(
-        "The {window} {whose} is exhausted: limit {limit} USD, spent {spent} USD, held by running calls {held} USD, \
+        "The {window} budget of {whose} is exhausted: limit {limit} USD, spent {spent} USD, held by running calls {held} USD, \
          this call may cost {needed} USD; {reset}.",
         window = touch.window.as_str(),
         limit = format_usd(touch.limit_nanousd),

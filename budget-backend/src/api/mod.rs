@@ -56,7 +56,7 @@ pub fn router(state: AppState) -> Router {
         .layer(from_fn_with_state(Arc::clone(&state.token), require_token));
     let operators = Router::new()
         .route("/v1/budgets", get(budgets::list).post(budgets::create))
-        .route("/v1/budgets/{budget_id}", patch(budgets::change))
+        .route("/v1/budgets/{budget_id}", patch(budgets::change).delete(budgets::archive))
         .layer(from_fn_with_state(Arc::clone(&state.admin_token), require_token));
     Router::new()
         .merge(data_plane)

@@ -4,15 +4,17 @@ use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use purser_protocol::{
-    Admission, ItemResult, MAX_BATCH_ITEMS, MAX_NAME_BYTES, Settlement, SettlementBatch, SettlementItem,
-    SettlementResponse, Usage, UsageQuality, VERSION,
+    Admission, Ending, ItemResult, MAX_BATCH_ITEMS, MAX_NAME_BYTES, Settlement, SettlementBatch,
+    SettlementItem, SettlementResponse, Usage, UsageQuality, VERSION,
 };
 
 use super::holds::{MAX_AMOUNT_NANOUSD, unix_now_s};
 use super::{ApiError, AppState, validate};
-use crate::estimate::estimate;
-use crate::pricing::{PriceBook, cost_nanousd};
-use crate::tracker::fold::{Charge, Facts, HoldKey, Item, Quarantined, Settle, Subject, clamp_started_at};
+use crate::estimate::{Estimate, estimate};
+use crate::pricing::{Price, PriceBook, cost_nanousd};
+use crate::tracker::fold::{
+    Charge, Cost, Facts, HoldKey, Item, Quarantined, Settle, Subject, clamp_started_at,
+};
 
 /// Prices a batch and hands it to the tracker; answers after the commit, item by item.
 pub async fn create(
@@ -67,32 +69,15 @@ fn settle(settlement: &Settlement, prices: &PriceBook, default_output_tokens: u6
     let price = prices
         .find_answered(&call.provider, &call.model, answered_model.as_deref(), at_unix_s)
         .ok_or("no price is known for any model")?;
-    let too_dear = || "the cost is beyond what one call can be".to_owned();
-    let within = |amount: i64| {
-        if amount <= MAX_AMOUNT_NANOUSD { Ok(amount) } else { Err(too_dear()) }
-    };
-    let cost = match settlement.usage_quality {
-        UsageQuality::Exact | UsageQuality::AtLeast => {
-            Some(within(cost_nanousd(&settlement.usage, &price.rates).map_err(|_| too_dear())?)?)
-        }
-        // An answer that is an error and brought no usage is not billed.
-        UsageQuality::None
-            if settlement.http_status != 0 && !(200..300).contains(&settlement.http_status) =>
-        {
-            Some(0)
-        }
-        UsageQuality::None => None,
-    };
-    let estimate_nanousd = estimate(&settlement.size, default_output_tokens)
-        .cost_nanousd(&price.rates)
-        .unwrap_or(MAX_AMOUNT_NANOUSD)
-        .min(MAX_AMOUNT_NANOUSD);
+    let estimate = estimate(&settlement.size, default_output_tokens);
+    let estimate_nanousd =
+        estimate.cost_nanousd(&price.rates).unwrap_or(MAX_AMOUNT_NANOUSD).min(MAX_AMOUNT_NANOUSD);
     let duration = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
     Ok(Settle {
         payer: settlement.payer.clone(),
         subject: subject(settlement),
         charge: Charge {
-            cost_nanousd: cost,
+            cost: cost(settlement, &price, &estimate)?,
             estimate_nanousd,
             priced_as: price.priced_as,
             price_match: price.matched.as_str(),
@@ -115,6 +100,34 @@ fn settle(settlement: &Settlement, prices: &PriceBook, default_output_tokens: u6
         },
         started_at_unix_us,
     })
+}
+
+/// What is known of a settlement's cost. What was seen of an answer is not all of it when the answer
+/// came whole but its usage did not; when it was not a stream, since a provider sends such an answer
+/// only once all of it is made; or when the model thinks out of sight.
+fn cost(settlement: &Settlement, price: &Price, estimate: &Estimate) -> Result<Cost, String> {
+    let too_dear = || "the cost is beyond what one call can be".to_owned();
+    let priced = |usage: &Usage| {
+        let cost = cost_nanousd(usage, &price.rates).map_err(|_| too_dear())?;
+        if cost <= MAX_AMOUNT_NANOUSD { Ok(cost) } else { Err(too_dear()) }
+    };
+    match settlement.usage_quality {
+        UsageQuality::Exact => priced(&settlement.usage).map(Cost::Exactly),
+        UsageQuality::AtLeast => {
+            // The sender knows the text it sent; the estimate counts the media in it as well.
+            let input_tokens = settlement.usage.input_tokens.max(estimate.input_tokens);
+            let seen = priced(&Usage { input_tokens, ..settlement.usage })?;
+            let all_seen = settlement.call.stream && settlement.ending != Ending::Complete && !price.reasons;
+            Ok(if all_seen { Cost::Exactly(seen) } else { Cost::AtLeast(seen) })
+        }
+        // An answer that is an error and brought no usage is not billed.
+        UsageQuality::None
+            if settlement.http_status != 0 && !(200..300).contains(&settlement.http_status) =>
+        {
+            Ok(Cost::Exactly(0))
+        }
+        UsageQuality::None => Ok(Cost::AtLeast(0)),
+    }
 }
 
 fn subject(settlement: &Settlement) -> Subject {

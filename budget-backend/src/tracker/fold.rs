@@ -97,12 +97,21 @@ pub struct Entries {
     pub settled: bool,
 }
 
+/// What is known of a call's cost, nano-USD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cost {
+    /// This much.
+    Exactly(i64),
+    /// This much was seen, and there may be more out of sight: what was held, or without a hold the
+    /// estimate, is charged if that is more.
+    AtLeast(i64),
+}
+
 /// What a settlement charges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Charge {
-    /// What the usage costs; `None` when no usage came back: then what was held, or without a hold
-    /// `estimate_nanousd`, is charged.
-    pub cost_nanousd: Option<i64>,
+    /// What the usage costs.
+    pub cost: Cost,
     /// What a hold for it would have reserved, nano-USD.
     pub estimate_nanousd: i64,
     /// The price row used; `"*"` for a ceiling.
@@ -268,14 +277,17 @@ fn fold_settle(key: &HoldKey, settle: &Settle, rows: &mut Rows, effects: &mut Ef
         return Outcome::Duplicate;
     }
     let held_nanousd = row.as_ref().map_or(0, |row| row.held_nanousd);
-    let (cost_nanousd, cause) = match settle.charge.cost_nanousd {
-        Some(cost) => (cost, "settled"),
-        None if held_nanousd > 0 => (held_nanousd, "estimated"),
-        None => (settle.charge.estimate_nanousd, "estimated"),
+    let expected_nanousd = if held_nanousd > 0 { held_nanousd } else { settle.charge.estimate_nanousd };
+    let (cost_nanousd, cause) = match settle.charge.cost {
+        Cost::Exactly(cost) => (cost, "settled"),
+        Cost::AtLeast(cost) => (cost.max(expected_nanousd), "estimated"),
     };
     let fallback = || rows.fallback_counters.get(key).cloned().unwrap_or_default();
+    let mut subject = settle.subject.clone();
     let (counters, occurred_at_unix_us) = match &row {
         Some(row) if !(row.state == HoldState::Voided && row.counters.is_empty()) => {
+            // Who pays was fixed with the hold; the rows must say the same as the counters.
+            (subject.team, subject.user) = (row.subject.team.clone(), row.subject.user.clone());
             (row.counters.clone(), row.held_at_unix_us)
         }
         _ => (fallback(), clamp_started_at(settle.started_at_unix_us, rows.now_unix_us)),
@@ -290,12 +302,12 @@ fn fold_settle(key: &HoldKey, settle: &Settle, rows: &mut Rows, effects: &mut Ef
         cause,
         occurred_at_unix_us,
         counters,
-        subject: settle.subject.clone(),
+        subject: subject.clone(),
         charge: Some(settle.charge.clone()),
         facts: settle.facts.clone(),
     };
     charge(entry, released, true, rows, effects);
-    close(key, row, &settle.subject, HoldState::Settled, rows, effects);
+    close(key, row, &subject, HoldState::Settled, rows, effects);
     Outcome::Recorded
 }
 

@@ -24,12 +24,12 @@ fn payer() -> Payer {
     Payer { org: "acme".into(), team: Some("search".into()), user: Some("ann".into()) }
 }
 
-fn settle(cost_nanousd: Option<i64>) -> Item {
+fn settle(cost: Cost) -> Item {
     Item::Settle(Box::new(Settle {
         payer: payer(),
         subject: subject(),
         charge: Charge {
-            cost_nanousd,
+            cost,
             estimate_nanousd: 77,
             priced_as: "gpt-4o".into(),
             price_match: "exact",
@@ -85,7 +85,7 @@ impl Model {
 #[test]
 fn items_do_what_the_table_says() {
     use HoldState::{Expired, Open, Settled, Voided};
-    let cost = || settle(Some(40));
+    let cost = || settle(Cost::Exactly(40));
     let void = || Item::Void(payer());
     let recorded = Outcome::Recorded;
     let duplicate = Outcome::Duplicate;
@@ -102,9 +102,13 @@ fn items_do_what_the_table_says() {
             1,
             Some(Settled),
         ),
-        (Some(Open), vec![settle(Some(0))], vec![recorded.clone()], 0, 0, 1, Some(Settled)),
-        (Some(Open), vec![settle(Some(140))], vec![recorded.clone()], 140, 0, 1, Some(Settled)),
-        (Some(Open), vec![settle(None)], vec![recorded.clone()], 100, 0, 1, Some(Settled)),
+        (Some(Open), vec![settle(Cost::Exactly(0))], vec![recorded.clone()], 0, 0, 1, Some(Settled)),
+        (Some(Open), vec![settle(Cost::Exactly(140))], vec![recorded.clone()], 140, 0, 1, Some(Settled)),
+        (Some(Open), vec![settle(Cost::AtLeast(0))], vec![recorded.clone()], 100, 0, 1, Some(Settled)),
+        (Some(Open), vec![settle(Cost::AtLeast(99))], vec![recorded.clone()], 100, 0, 1, Some(Settled)),
+        (Some(Open), vec![settle(Cost::AtLeast(101))], vec![recorded.clone()], 101, 0, 1, Some(Settled)),
+        (None, vec![settle(Cost::AtLeast(76))], vec![recorded.clone()], 77, 0, 1, Some(Settled)),
+        (None, vec![settle(Cost::AtLeast(78))], vec![recorded.clone()], 78, 0, 1, Some(Settled)),
         (Some(Open), vec![void()], vec![recorded.clone()], 0, 0, 0, Some(Voided)),
         (Some(Open), vec![void(), void()], vec![recorded.clone(), duplicate.clone()], 0, 0, 0, Some(Voided)),
         (Some(Open), vec![void(), cost()], vec![recorded.clone(), recorded.clone()], 40, 0, 1, Some(Settled)),
@@ -156,7 +160,7 @@ fn items_do_what_the_table_says() {
         ),
         (
             Some(Open),
-            vec![Item::Expire, settle(None)],
+            vec![Item::Expire, settle(Cost::AtLeast(0))],
             vec![recorded.clone(), recorded.clone()],
             100,
             0,
@@ -164,7 +168,7 @@ fn items_do_what_the_table_says() {
             Some(Settled),
         ),
         (None, vec![cost()], vec![recorded.clone()], 40, 0, 1, Some(Settled)),
-        (None, vec![settle(None)], vec![recorded.clone()], 77, 0, 1, Some(Settled)),
+        (None, vec![settle(Cost::AtLeast(0))], vec![recorded.clone()], 77, 0, 1, Some(Settled)),
         (None, vec![cost(), cost()], vec![recorded.clone(), duplicate.clone()], 40, 0, 1, Some(Settled)),
         (None, vec![void()], vec![recorded.clone()], 0, 0, 0, Some(Voided)),
         (None, vec![void(), cost()], vec![recorded.clone(), recorded], 40, 0, 1, Some(Settled)),
@@ -196,7 +200,7 @@ fn an_open_hold_that_has_not_expired_is_left_alone() {
 fn a_settlement_counts_where_its_hold_was_made() {
     let mut model = Model::new(Some(HoldState::Open));
     model.rows.fallback_counters.insert(key(), Vec::new());
-    model.apply(&settle(Some(40)));
+    model.apply(&settle(Cost::Exactly(40)));
     assert_eq!(model.entries[0].counters, counters());
     assert_eq!(model.entries[0].occurred_at_unix_us, NOW_US - 5_000);
 }
@@ -206,7 +210,7 @@ fn a_settlement_whose_row_is_gone_is_still_counted_once() {
     // The tombstone was removed by retention; the ledger's own entries remain.
     let mut model = Model::new(None);
     model.rows.entries.insert(key(), Entries { count: 1, charged_nanousd: 40, settled: true });
-    assert_eq!(model.apply(&settle(Some(40))), Outcome::Duplicate);
+    assert_eq!(model.apply(&settle(Cost::Exactly(40))), Outcome::Duplicate);
     assert_eq!(model.apply(&Item::Void(payer())), Outcome::Duplicate);
     assert_eq!(model.spent_nanousd, 0);
 }
@@ -224,7 +228,17 @@ fn one_batch_may_hold_an_id_twice() {
     let mut rows = Rows { now_unix_us: NOW_US, ..Rows::default() };
     let mut effects = Effects::default();
     assert_eq!(fold(&key(), &Item::Void(payer()), &mut rows, &mut effects), Outcome::Recorded);
-    assert_eq!(fold(&key(), &settle(Some(1)), &mut rows, &mut effects), Outcome::Recorded);
+    assert_eq!(fold(&key(), &settle(Cost::Exactly(1)), &mut rows, &mut effects), Outcome::Recorded);
     assert_eq!(effects.tombstones[&key()].state, HoldState::Settled);
     assert!(effects.states.is_empty());
+}
+
+#[test]
+fn a_settlement_that_names_another_payer_is_booked_to_the_hold_s() {
+    let mut model = Model::new(Some(HoldState::Open));
+    let Item::Settle(mut other) = settle(Cost::Exactly(40)) else { panic!("not a settlement") };
+    (other.subject.team, other.subject.user) = ("ads".into(), "eve".into());
+    model.apply(&Item::Settle(other));
+    let booked = &model.entries[0].subject;
+    assert_eq!((booked.team.as_str(), booked.user.as_str()), ("search", "ann"));
 }

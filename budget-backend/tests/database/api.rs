@@ -303,6 +303,75 @@ async fn an_error_answer_without_usage_costs_nothing_and_a_success_without_usage
 }
 
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_cut_answer_is_charged_what_was_seen_unless_more_may_be_out_of_sight(pool: PgPool) {
+    let service = Service::start(&pool).await;
+    // 100 tokens seen; 1,000 tokens of input by the estimate, whatever the filter counted.
+    let cut = |number: u64, model: &str, stream: bool, ending: &str, seen: u64| {
+        let mut item = settlement(id(number));
+        item["call"]["model"] = json!(model);
+        item["call"]["stream"] = json!(stream);
+        item["answered_model"] = json!(null);
+        item["usage_quality"] = json!("at_least");
+        item["usage"] = json!({"input_tokens": 7, "output_tokens": seen});
+        item["ending"] = json!(ending);
+        item
+    };
+    let items = [
+        // A stream of a model that thinks in the open: what was seen.
+        cut(1, "gpt-4o-mini", true, "client_gone", 20),
+        // One that thinks out of sight: the hold, or more if more was seen.
+        cut(2, "gpt-5.4-nano", true, "client_gone", 20),
+        cut(3, "gpt-5.4-nano", true, "upstream_cut", 500),
+        // A plain answer was made whole before it was sent.
+        cut(4, "gpt-4o-mini", false, "client_gone", 20),
+        // Whole, but without usage.
+        cut(5, "gpt-4o-mini", true, "complete", 20),
+        cut(6, "gpt-4o-mini", true, "complete", 500),
+    ];
+    let batch = json!({"version": 1, "items": items});
+    let (status, answer) = service.send(Method::POST, "/v1/settlements", TOKEN, &batch).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let costs: Vec<i64> = sqlx::query_scalar("select cost_nanousd from llm_requests order by hold_id")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    let (mini_in, nano_in) = (1_000 * 150, 1_000 * 200);
+    let expected = [
+        mini_in + 20 * 600,
+        nano_in + 100 * 1_250,
+        nano_in + 500 * 1_250,
+        mini_in + 100 * 600,
+        mini_in + 100 * 600,
+        mini_in + 500 * 600,
+    ];
+    assert_eq!(costs, expected);
+    service.stop().await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_budget_is_made_once_and_ends_when_it_is_deleted(pool: PgPool) {
+    let service = Service::start(&pool).await;
+    let budget = json!({"org": "acme", "window": "day", "limit_usd": "0"});
+    let (status, made) = service.send(Method::POST, "/v1/budgets", ADMIN, &budget).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let (status, again) = service.send(Method::POST, "/v1/budgets", ADMIN, &budget).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{again}");
+    let other_window = json!({"org": "acme", "window": "week", "limit_usd": "100"});
+    assert_eq!(service.send(Method::POST, "/v1/budgets", ADMIN, &other_window).await.0, StatusCode::CREATED);
+    let (_, denied) = service.send(Method::POST, "/v1/holds", TOKEN, &hold_request(id(1))).await;
+    assert_eq!(denied["verdict"], json!("deny"));
+    let path = format!("/v1/budgets/{}", made["budget_id"]);
+    assert_eq!(service.send(Method::DELETE, &path, ADMIN, &json!(null)).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(service.send(Method::DELETE, &path, ADMIN, &json!(null)).await.0, StatusCode::NOT_FOUND);
+    let (_, held) = service.send(Method::POST, "/v1/holds", TOKEN, &hold_request(id(2))).await;
+    assert_eq!(held["verdict"], json!("allow"));
+    // Its history stays, and its place is free again.
+    assert_eq!(number(&pool, "select count(*) from budgets").await, 2);
+    assert_eq!(service.send(Method::POST, "/v1/budgets", ADMIN, &budget).await.0, StatusCode::CREATED);
+    service.stop().await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
 async fn it_says_whether_it_lives_and_whether_it_is_ready(pool: PgPool) {
     let service = Service::start(&pool).await;
     for path in ["/healthz", "/readyz"] {

@@ -40,6 +40,8 @@ async fn each_tier_and_window_can_refuse_and_then_nothing_is_held_anywhere(pool:
             for (team, user) in [("", ""), ("search", ""), ("search", "ann")] {
                 budget(&pool, team, user, "total", 1_000).await;
             }
+            // Under another name of the zone, so that the short one may stand in the same place and window.
+            sqlx::query("update budgets set time_zone = 'Etc/UTC'").execute(&pool).await.unwrap();
             let short = budget(&pool, team, user, window, 99).await;
             // An own row of another window doesn't replace a `*` row; one of the same does.
             let replaced = (team == "*" || user == "*") && window == "total";

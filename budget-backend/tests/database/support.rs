@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use budget_backend::ledger::{Decision, HoldAsk, HoldFailure, Ledger, LedgerSettings};
-use budget_backend::tracker::fold::{Charge, Facts, Settle, Subject};
+use budget_backend::tracker::fold::{Charge, Cost, Facts, Settle, Subject};
 use budget_backend::tracker::{HoldKey, Item, TrackerFailure, TrackerSettings, Worker};
 use purser_protocol::{Api, Outcome, Payer, Usage};
 use sqlx::{PgPool, Row};
@@ -151,7 +151,7 @@ pub fn settle_for(payer: &Payer, hold_id: Uuid, cost_nanousd: Option<i64>) -> (H
             api: "openai_chat".to_owned(),
         },
         charge: Charge {
-            cost_nanousd,
+            cost: cost_nanousd.map_or(Cost::AtLeast(0), Cost::Exactly),
             estimate_nanousd: 77,
             priced_as: "gpt-4o-mini".to_owned(),
             price_match: "exact",
