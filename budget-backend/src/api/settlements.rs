@@ -12,9 +12,8 @@ use super::holds::{MAX_AMOUNT_NANOUSD, unix_now_s};
 use super::{ApiError, AppState, validate};
 use crate::estimate::{Estimate, estimate};
 use crate::pricing::{Price, PriceBook, cost_nanousd};
-use crate::tracker::fold::{
-    Charge, Cost, Facts, HoldKey, Item, Quarantined, Settle, Subject, clamp_started_at,
-};
+use crate::tracker::fold::clamp_started_at;
+use crate::tracker::model::{Charge, Cost, Facts, HoldKey, Item, Quarantined, Settle, Subject};
 
 /// Prices a batch and hands it to the tracker; answers after the commit, item by item.
 pub async fn create(

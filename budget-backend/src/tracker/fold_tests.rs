@@ -1,4 +1,7 @@
+use uuid::Uuid;
+
 use super::*;
+use crate::tracker::model::{Charge, Entries};
 
 const NOW_US: i64 = 1_800_000_000_000_000;
 

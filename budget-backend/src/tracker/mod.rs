@@ -5,6 +5,7 @@
 //! `DATABASE_URL` (see `docs/adr/0001-…`).
 
 pub mod fold;
+pub mod model;
 mod records;
 pub mod store;
 
@@ -16,7 +17,7 @@ use postgres::{Client, Config, NoTls};
 use purser_protocol::Outcome;
 use tokio::sync::oneshot;
 
-pub use fold::{HoldKey, Item};
+pub use model::{HoldKey, Item};
 use store::StepError;
 
 /// Most items written in one transaction.
@@ -178,7 +179,7 @@ impl Worker {
         reason: String,
     ) -> Result<Vec<Outcome>, TrackerFailure> {
         tracing::error!(hold_id = %key.1, reason, "a settlement can't be recorded and is set aside");
-        let quarantined = fold::Quarantined { reason, item: format!("{item:?}") };
+        let quarantined = model::Quarantined { reason, item: format!("{item:?}") };
         let aside = [(key.clone(), Item::Quarantine(quarantined))];
         self.attempt(&aside).map_err(|error| {
             tracing::error!(%error, hold_id = %key.1, "a settlement could not even be set aside");

@@ -7,7 +7,7 @@ use purser_protocol::Usage;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::fold::{HoldKey, HoldRow, NewEntry};
+use super::model::{HoldKey, HoldRow, NewEntry};
 use crate::ledger::decide::CounterRef;
 
 /// A hold row for an id that had none.

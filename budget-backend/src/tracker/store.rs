@@ -10,9 +10,8 @@ use postgres::{Client, Row, Transaction};
 use purser_protocol::{Outcome, Payer};
 use uuid::Uuid;
 
-use super::fold::{
-    Effects, Entries, HoldKey, HoldRow, HoldState, Item, Rows, Subject, clamp_started_at, fold,
-};
+use super::fold::{clamp_started_at, fold};
+use super::model::{Effects, Entries, HoldKey, HoldRow, HoldState, Item, Rows, Subject};
 use super::records::{self, HoldRecord};
 use crate::budget::{Budget, Scope};
 use crate::ledger::decide::{CounterKey, CounterRef, touched};

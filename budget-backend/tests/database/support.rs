@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use budget_backend::ledger::{Decision, HoldAsk, HoldFailure, Ledger, LedgerSettings};
-use budget_backend::tracker::fold::{Charge, Cost, Facts, Settle, Subject};
+use budget_backend::tracker::model::{Charge, Cost, Facts, Settle, Subject};
 use budget_backend::tracker::{HoldKey, Item, TrackerFailure, TrackerSettings, Worker};
 use purser_protocol::{Api, Outcome, Payer, Usage};
 use sqlx::{PgPool, Row};
