@@ -53,7 +53,7 @@ main() {
   write_env
   if [[ -z $for_run ]] && ! database_url_is_given; then
     : >"$PG_DIR/keep"
-    say "PostgreSQL stays up until 'make down'. For a shell of your own: source $(printf %q "$STATE_DIR/env")"
+    say "PostgreSQL stays up until '$(make_command down)'. For a shell of your own: source $(printf %q "$STATE_DIR/env")"
   fi
 }
 

@@ -36,11 +36,14 @@ lock_stack() {
 }
 
 up() {
-  local database_url
+  local database_url missing
   lock_stack
   if stack_is_running; then
+    missing=$(missing_parts)
+    [[ -z $missing ]] ||
+      die "the stack in $STATE_DIR is not whole ($missing); stop the rest with '$(make_command down)', then start it again"
     say "Already running in $STATE_DIR:"
-    status || die "the stack is not whole; 'make down' stops what runs, then start it again"
+    status
     return
   fi
   check_upstream
@@ -94,7 +97,7 @@ down() {
 
 # Prints a line per process, and the ports. Fails unless the stack is whole.
 status() {
-  local name pid whole=0
+  local name pid
   if ! stack_is_running; then
     say "No stack runs in $STATE_DIR."
     return 1
@@ -102,16 +105,27 @@ status() {
   for name in "${PROCESSES[@]}"; do
     if pid=$(pid_of "$name"); then
       say "  $name: process $pid"
-    elif [[ -e $RUN_DIR/$name.pid ]]; then
-      say "  $name: ended; its log: $LOG_DIR/$name.log"
-      whole=1
+    elif is_part "$name"; then
+      say "  $name: does not run; its log: $LOG_DIR/$name.log"
     fi
   done
-  # Written last, by a start that went through.
-  [[ -s $RUN_DIR/ports ]] || whole=1
-  ((whole != 0)) || sed 's/^/  /' "$RUN_DIR/ports"
-  return "$whole"
+  [[ -z $(missing_parts) ]] || return 1
+  sed 's/^/  /' "$RUN_DIR/ports"
 }
+
+# What a stack that runs lacks, in words; nothing if it is whole.
+missing_parts() {
+  local name parts=()
+  for name in "${PROCESSES[@]}"; do
+    if is_part "$name" && ! pid_of "$name" >/dev/null; then parts+=("$name does not run"); fi
+  done
+  # Written last, by a start that went through.
+  if ((${#parts[@]} == 0)) && [[ ! -s $RUN_DIR/ports ]]; then parts+=("its start was cut short"); fi
+  ((${#parts[@]} == 0)) || printf '%s, ' "${parts[@]}" | sed 's/, $//'
+}
+
+# is_part NAME: a stack with an upstream of its own has no fake LLM.
+is_part() { [[ $1 != fake-llm || -e $RUN_DIR/fake-llm.pid ]]; }
 
 # Follows at a terminal; elsewhere prints what there is.
 logs() {
@@ -119,7 +133,7 @@ logs() {
   for name in "${PROCESSES[@]}"; do
     [[ ! -e $LOG_DIR/$name.log ]] || files+=("$LOG_DIR/$name.log")
   done
-  ((${#files[@]} > 0)) || die "no logs in $LOG_DIR; 'make up' writes them"
+  ((${#files[@]} > 0)) || die "no logs in $LOG_DIR; '$(make_command up)' writes them"
   [[ ! -t 1 ]] || follow=(-F)
   tail -n 40 "${follow[@]}" "${files[@]}"
 }
@@ -147,7 +161,9 @@ A call, and the same as a stream:
 What was spent:
   curl -sS 'http://127.0.0.1:$BACKEND_PORT/v1/budgets?org=demo' -H "authorization: Bearer \$(cat $(printf %q "$STATE_DIR/admin-token"))"
 
-The admin token is in $STATE_DIR/admin-token. 'make logs' shows the logs, 'make down' stops everything.
+The admin token is in $STATE_DIR/admin-token. To see the logs, and to stop everything:
+  $(make_command logs)
+  $(make_command down)
 GUIDE
 }
 

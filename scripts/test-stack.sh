@@ -8,6 +8,7 @@ source scripts/lib/packages.sh
 source scripts/lib/ports.sh
 source scripts/lib/database.sh
 source scripts/lib/postgres.sh
+source scripts/lib/process.sh
 
 passed=0 failed=0
 out=''
@@ -52,9 +53,11 @@ main() {
   export STATE_DIR=$STATE_DIR/test-stack EGRESS_PORT=0 ENVOY_ADMIN_PORT=0 BACKEND_PORT=0 FAKE_LLM_PORT=0
   trap finish EXIT
   scripts/stack.sh down >/dev/null
+  [[ -n $server_url ]] || forget_database
   test_up
   test_readme
   test_ports
+  test_second_stack
   test_down
   test_failed_start
   conclude
@@ -67,8 +70,21 @@ conclude() {
   exit "$((failed != 0))"
 }
 
+# What a run before left in the cluster must not decide this one. In a shell of its own: the
+# functions keep what they find in variables and descriptors.
+forget_database() (
+  PG_DIR=$STATE_DIR/pg
+  [[ -s $PG_DIR/password ]] || return 0
+  make_state_dir
+  use_postgres
+  ensure_postgres
+  drop_database purser
+  release_postgres
+)
+
 finish() {
   trap - EXIT
+  second_stack down >/dev/null
   scripts/stack.sh down >/dev/null
   if [[ -n $server_url ]]; then
     DATABASE_URL=$server_url
@@ -100,6 +116,8 @@ test_up() {
   run scripts/stack.sh up
   check "a second up says so" contains "Already running"
   check "and is no failure" exit_code_is 0
+  run curl -fsS "http://127.0.0.1:$ENVOY_ADMIN_PORT/stats?filter=purser_outbox_items"
+  check "the filter tells how many settlements wait" contains "wasmcustom.purser_outbox_items: "
 }
 
 # Every command of the README that talks to a running stack, as it stands but for ports and folder.
@@ -108,9 +126,9 @@ test_readme() {
   # Blocks that start or stop a stack are what the other tests do. The back ticks are the README's.
   # shellcheck disable=SC2016
   sed -n '/^```sh$/,/^```$/p' README.md | grep -v -e '^```' -e '^make ' |
-    sed -e "s/127.0.0.1:10000/127.0.0.1:$EGRESS_PORT/; s/127.0.0.1:8088/127.0.0.1:$BACKEND_PORT/" \
-      -e "s|\.local/admin-token|$STATE_DIR/admin-token|; s/^curl -sS/curl -fsS/" >"$script"
-  count=$(grep -c '^curl' "$script")
+    sed -E -e "s/127.0.0.1:10000/127.0.0.1:$EGRESS_PORT/g; s/127.0.0.1:8088/127.0.0.1:$BACKEND_PORT/g" \
+      -e "s|\.local/admin-token|$STATE_DIR/admin-token|g" -e 's/(^|\$\()curl -sS/\1curl -fsS/g' >"$script"
+  count=$(grep -cE '(^|\$\()curl ' "$script")
   check "the README's examples are found" test "$count" -ge 4
   run bash -e -o pipefail "$script"
   check "the README's $count examples run as they stand" exit_code_is 0
@@ -132,14 +150,46 @@ test_ports() {
   check "by number and variable" contains "port $port is in use; choose another one: EGRESS_PORT="
 }
 
+second_stack() { STATE_DIR=$STATE_DIR/other PG_DIR=$STATE_DIR/pg scripts/stack.sh "$@"; }
+
+# Beside the first, with the first one's fake LLM as a provider of its own; then its backend dies.
+test_second_stack() {
+  local other=$STATE_DIR/other
+  LLM_UPSTREAM=127.0.0.1:$FAKE_LLM_PORT EGRESS_PORT=0 ENVOY_ADMIN_PORT=0 BACKEND_PORT=0 FAKE_LLM_PORT=0 \
+    run second_stack up
+  check "a second stack starts" exit_code_is 0
+  ((code == 0)) || return 0
+  check "and says how to stop it, not the first" contains "STATE_DIR=$other PG_DIR=$STATE_DIR/pg make down"
+  run second_stack status
+  check "its status is that of a whole stack" exit_code_is 0
+  check "and lists the ports it has" contains "EGRESS_PORT="
+  check "and no port of a fake LLM" lacks "FAKE_LLM_PORT"
+  kill -KILL "$(RUN_DIR=$other/run pid_of backend)"
+  run curl -fsS -i "http://$(sed -n 's/^EGRESS_PORT=/127.0.0.1:/p' "$other/run/ports")/v1/chat/completions" \
+    -H 'content-type: application/json' -d '{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello"}]}'
+  check "without its backend, a call fails open" contains "x-purser-failed-open: true"
+  run second_stack status
+  check "status is a failure then" exit_code_is 1
+  run second_stack up
+  check "up refuses a stack that is not whole" exit_code_is 1
+  check "and says what is missing and what to do" contains "(backend does not run); stop the rest with 'STATE_DIR="
+  check "and nothing else" lacks "Already running"
+  run second_stack down
+  check "down says how many settlements were not delivered" contains "settlements that were not delivered: 1 (the backend has ended)"
+}
+
 test_down() {
   local pids
   pids=$(cut -d' ' -f1 "$STATE_DIR"/run/*.pid)
   run scripts/stack.sh down
   check "down stops the stack" exit_code_is 0
+  check "and every settlement was delivered" lacks "not delivered"
   check "no process is left" all_gone "$pids"
   run scripts/stack.sh down
   check "a second down says there is none" contains "No stack runs"
+  run scripts/stack.sh status
+  check "and so does status, as a failure" exit_code_is 1
+  check "without a port" test "$out" = "No stack runs in $STATE_DIR."
 }
 
 # A zombie has ended too; only its parent has not looked yet.

@@ -31,6 +31,14 @@ die() {
   exit 1
 }
 
+# make_command TARGET: how `make TARGET` is typed so that it means this state folder.
+make_command() {
+  local settings=''
+  [[ $STATE_DIR == "$ROOT/.local" ]] || settings="STATE_DIR=$(printf %q "$STATE_DIR") "
+  [[ ${PG_DIR:-$STATE_DIR/pg} == "$STATE_DIR/pg" ]] || settings+="PG_DIR=$(printf %q "$PG_DIR") "
+  printf '%smake %s' "$settings" "$1"
+}
+
 # The time since the epoch in milliseconds.
 now_ms() { printf '%s' "$((${EPOCHREALTIME/./} / 1000))"; }
 

@@ -18,6 +18,16 @@ start_process() {
   printf '%s %s\n' "$pid" "$(start_time_of "$pid")" >"$RUN_DIR/$name.pid"
 }
 
+# rotate_logs NAME...: keeps the logs of the run before as NAME.log.1, and none older.
+rotate_logs() {
+  local name log
+  for name in "$@"; do
+    log=$LOG_DIR/$name.log
+    rm -f "$log.1"
+    [[ ! -e $log ]] || mv "$log" "$log.1"
+  done
+}
+
 # The start time in clock ticks since boot: together with the id it names one process for good.
 start_time_of() {
   local stat

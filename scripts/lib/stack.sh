@@ -16,6 +16,7 @@ BIN_DIR=$TARGET_DIR/${PROFILE_DIR:-debug}
 start_stack() {
   local backend_url=$1 upstream=${LLM_UPSTREAM-}
   rm -f "$RUN_DIR"/*
+  rotate_logs "${PROCESSES[@]}"
   make_token token
   make_token admin-token
   if [[ -z $upstream ]]; then
@@ -26,10 +27,15 @@ start_stack() {
   fi
   start_backend "$backend_url"
   start_envoy "$upstream"
-  local name
-  for name in EGRESS_PORT ENVOY_ADMIN_PORT BACKEND_PORT FAKE_LLM_PORT; do
+  write_ports >"$RUN_DIR/ports"
+}
+
+write_ports() {
+  local name names=(EGRESS_PORT ENVOY_ADMIN_PORT BACKEND_PORT)
+  [[ -n ${LLM_UPSTREAM-} ]] || names+=(FAKE_LLM_PORT)
+  for name in "${names[@]}"; do
     printf '%s=%s\n' "$name" "${!name}"
-  done >"$RUN_DIR/ports"
+  done
 }
 
 make_token() {
@@ -83,10 +89,15 @@ envoy_listener_port() {
   curl -fs -m 2 "http://127.0.0.1:$(envoy_admin_port)/listeners" | sed -n '1s/.*:\([0-9]*\)$/\1/p'
 }
 
-# stop_stack: what runs of it, the traffic first. Safe to call at any point of a start.
+# stop_stack: what runs of it, the traffic first and the backend after whoever reports to it. Safe
+# to call at any point of a start.
 stop_stack() {
-  local pid
-  if pid=$(pid_of envoy) && [[ -s $RUN_DIR/envoy-admin ]]; then drain_envoy "http://127.0.0.1:$(envoy_admin_port)"; fi
+  local admin
+  if pid_of envoy >/dev/null && [[ -s $RUN_DIR/envoy-admin ]]; then
+    admin=http://127.0.0.1:$(envoy_admin_port)
+    drain_envoy "$admin"
+    drain_outbox "$admin"
+  fi
   stop_process envoy 10
   stop_process backend 20
   stop_process fake-llm 5
@@ -107,6 +118,34 @@ drain_envoy() {
 requests_under_way() {
   curl -fs -m 2 "$1/stats?filter=(downstream_rq_active|upstream_rq_active)$" |
     grep -v '^http\.admin\.' | grep -qv ': 0$'
+}
+
+# drain_outbox ADMIN_URL: waits until every settlement is acknowledged. They are in Envoy's memory
+# alone, and after an outage of the backend the filter waits for up to 10 s before it tries again.
+drain_outbox() {
+  local items until_ms=$(($(now_ms) + ${OUTBOX_S:-15} * 1000))
+  while items=$(outbox_items "$1") && ((items > 0)); do
+    if ! pid_of backend >/dev/null; then
+      warn_of_loss "$items" "the backend has ended"
+      return
+    elif (($(now_ms) > until_ms)); then
+      warn_of_loss "$items" "the backend did not take them within ${OUTBOX_S:-15} s"
+      return
+    fi
+    sleep 0.1
+  done
+  [[ -n $items ]] || warn "Envoy's admin port does not answer; whether settlements are lost is not known"
+}
+
+# How many settlements no worker of Envoy has delivered yet; 0 where the filter does not tell.
+outbox_items() {
+  local stats
+  stats=$(curl -fs -m 2 "$1/stats?filter=purser_outbox_items") || return 1
+  awk -F ': ' '{ sum += $2 } END { print sum + 0 }' <<<"$stats"
+}
+
+warn_of_loss() {
+  warn "settlements that were not delivered: $1 ($2); their holds expire and are charged in full, what failed open is lost"
 }
 
 stack_is_running() {
