@@ -1,6 +1,6 @@
 //! The body of an answer on its way to the app: metered, and edited only where it must be.
 
-use crate::chunk;
+use crate::chunk::{self, Payload};
 use crate::headers::Headers;
 use crate::meter::{BodyBuffer, Pool, Reading};
 use crate::sse::{self, Data, Piece, Splitter};
@@ -11,7 +11,16 @@ use crate::stream_edit::{self, Fate};
 pub struct AnswerBody {
     kind: Kind,
     reading: Reading,
+    seen_bytes: u64,
+    /// Its length, as far as the answer announces one and that is believed.
+    announced_bytes: u64,
 }
+
+/// Bytes per token where only bytes are known. Text runs at three to five bytes a token.
+pub const BYTES_PER_TOKEN: u64 = 4;
+
+/// Longest body whose announced length is believed, bytes.
+const MAX_ANNOUNCED_BYTES: u64 = 1 << 30;
 
 #[derive(Debug)]
 enum Kind {
@@ -23,8 +32,11 @@ enum Kind {
         /// The last event was taken out, and its last LF may still come.
         dropped: bool,
     },
-    /// Compressed, or neither JSON nor a stream of events: it passes unread.
-    Blind,
+    /// It passes unread: neither JSON nor a stream of events, or compressed. Text compresses to a
+    /// quarter or so, which leaves a byte for a token.
+    Blind {
+        bytes_per_token: u64,
+    },
 }
 
 impl AnswerBody {
@@ -33,17 +45,24 @@ impl AnswerBody {
     #[must_use]
     pub fn new(headers: &Headers, edit: bool, max_bytes: usize, pool: &Pool) -> Self {
         let kind = if is_encoded(headers) {
-            Kind::Blind
+            Kind::Blind { bytes_per_token: 1 }
         } else {
             match media_type(headers).as_deref() {
                 Some("text/event-stream") => {
                     Kind::Stream { splitter: Splitter::default(), edit, dropped: false }
                 }
                 None | Some("application/json") => Kind::Json(BodyBuffer::new(max_bytes, pool.clone())),
-                Some(_) => Kind::Blind,
+                Some(_) => Kind::Blind { bytes_per_token: BYTES_PER_TOKEN },
             }
         };
-        Self { kind, reading: Reading::default() }
+        let announced = headers.get("content-length").and_then(|digits| std::str::from_utf8(digits).ok());
+        let announced_bytes = announced.and_then(|digits| digits.trim().parse().ok()).unwrap_or(0);
+        Self {
+            kind,
+            reading: Reading::default(),
+            seen_bytes: 0,
+            announced_bytes: MAX_ANNOUNCED_BYTES.min(announced_bytes),
+        }
     }
 
     /// Whether the body may come out with another length.
@@ -61,8 +80,10 @@ impl AnswerBody {
     /// Takes the next chunk. Returns what the app gets in its place, or nothing when the chunk
     /// passes as it is.
     pub fn push(&mut self, bytes: &[u8], is_last: bool) -> Option<Vec<u8>> {
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.seen_bytes = self.seen_bytes.saturating_add(length);
         match &mut self.kind {
-            Kind::Blind => None,
+            Kind::Blind { .. } => None,
             Kind::Json(buffer) => {
                 buffer.push(bytes);
                 None
@@ -80,17 +101,26 @@ impl AnswerBody {
     }
 
     /// Ends the body, also one that was cut. Returns what it told.
-    pub fn finish(&mut self) -> &Reading {
-        match std::mem::replace(&mut self.kind, Kind::Blind) {
-            Kind::Blind => {}
-            Kind::Json(buffer) => self.reading.add_body(buffer.bytes()),
-            Kind::Stream { mut splitter, mut dropped, .. } => {
-                let mut pass =
-                    Pass { reading: &mut self.reading, edit: false, dropped: &mut dropped, out: Vec::new() };
-                splitter.finish(|piece| pass.piece(piece));
+    #[must_use]
+    pub fn finish(mut self) -> Reading {
+        // A plain answer was made whole before its first byte was sent: who hangs up early pays for
+        // the length it announced.
+        let body_bytes = self.seen_bytes.max(self.announced_bytes);
+        let reading = &mut self.reading;
+        let tokens = match self.kind {
+            Kind::Blind { bytes_per_token } => body_bytes.div_ceil(bytes_per_token),
+            Kind::Json(buffer) => {
+                let text_bytes = reading.add_body(buffer.bytes());
+                text_bytes.unwrap_or(body_bytes).div_ceil(BYTES_PER_TOKEN)
             }
-        }
-        &self.reading
+            Kind::Stream { mut splitter, mut dropped, .. } => {
+                let mut pass = Pass { reading, edit: false, dropped: &mut dropped, out: Vec::new() };
+                splitter.finish(|piece| pass.piece(piece));
+                self.reading.output_bytes.div_ceil(BYTES_PER_TOKEN)
+            }
+        };
+        self.reading.output_tokens_seen = (self.seen_bytes > 0).then_some(tokens);
+        self.reading
     }
 }
 
@@ -110,6 +140,7 @@ impl Pass<'_> {
             Piece::TrailingLf => self.emit(b"\n"),
             Piece::Opaque(bytes) => {
                 *self.dropped = false;
+                self.reading.add_unread(bytes.len());
                 self.emit(bytes);
             }
         }
@@ -117,14 +148,19 @@ impl Pass<'_> {
 
     fn event(&mut self, event: &[u8]) {
         let fate = match sse::data(event) {
-            Data::None => Fate::Keep,
+            Data::None => {
+                if !sse::is_quiet(event) {
+                    self.reading.add_unread(event.len());
+                }
+                Fate::Keep
+            }
             Data::Lines(data) => {
-                self.reading.add_event(&chunk::read(&data));
+                self.payload(event, &chunk::read(&data));
                 Fate::Keep
             }
             Data::Line(at) => {
                 let payload = chunk::read(event.get(at.clone()).unwrap_or_default());
-                self.reading.add_event(&payload);
+                self.payload(event, &payload);
                 if self.edit { stream_edit::edit(event, &at, &payload) } else { Fate::Keep }
             }
         };
@@ -134,6 +170,13 @@ impl Pass<'_> {
             Fate::Keep => self.emit(event),
             Fate::Replace(changed) => self.emit(&changed),
         }
+    }
+
+    fn payload(&mut self, event: &[u8], payload: &Payload<'_>) {
+        if matches!(payload, Payload::Other) {
+            self.reading.add_unread(event.len());
+        }
+        self.reading.add_event(payload);
     }
 
     fn emit(&mut self, bytes: &[u8]) {
@@ -208,8 +251,7 @@ mod tests {
                 None => out.extend_from_slice(part),
             }
         }
-        let reading = body.finish().clone();
-        (out, reading)
+        (out, body.finish())
     }
 
     fn read_usage() -> Option<Usage> {
@@ -279,5 +321,48 @@ mod tests {
         assert!(body(&SSE, true).may_edit() && body(&SSE, true).is_stream());
         assert!(!body(&SSE, false).may_edit());
         assert!(!body(&[], true).may_edit());
+    }
+
+    #[test]
+    fn what_was_seen_is_counted_in_tokens() {
+        let text = r#"{"choices":[{"message":{"role":"assistant","content":"nine byte"}}]}"#;
+        let error = r#"{"error":{"message":"no"}}"#;
+        let delta = "data: {\"choices\":[{\"delta\":{\"content\":\"nine byte\"}}]}\n\n";
+        let (json, sse) = (("content-type", "application/json"), SSE[0]);
+        let gzip = ("content-encoding", "gzip");
+        let long = ("content-length", "4001");
+        for (pairs, body_text, tokens) in [
+            (vec![json], "", None),
+            (vec![json, long], "", None),
+            (vec![json], text, Some(3)),
+            // Readable, but no text shows: every byte counts.
+            (vec![json], error, Some(7)),
+            (vec![json], &text[..42], Some(11)),
+            (vec![json, long], "{", Some(1001)),
+            (vec![json, long], text, Some(3)),
+            (vec![json, ("content-length", "9999999999999")], "{", Some(1 << 28)),
+            (vec![json, ("content-length", "-1")], "{", Some(1)),
+            (vec![json, gzip], "12345", Some(5)),
+            (vec![sse, gzip, long], "12345", Some(4001)),
+            (vec![("content-type", "text/html")], "12345", Some(2)),
+            (vec![sse], delta, Some(3)),
+            (vec![sse, long], delta, Some(3)),
+            (vec![sse], ": ping\n\nevent: x\nid\nretry: 5\n\n", Some(0)),
+            (vec![sse], "data: {\"cut\n\n", Some(4)),
+            (vec![sse], "data: {\ndata: \"cut\n\n", Some(5)),
+            (vec![sse], "no events\n\n", Some(3)),
+        ] {
+            let mut body = body(&pairs, false);
+            body.push(body_text.as_bytes(), false);
+            assert_eq!(body.finish().output_tokens_seen, tokens, "{pairs:?} {body_text}");
+        }
+        let mut large = body(&[json], false);
+        (0..5).for_each(|_| drop(large.push(&[b' '; 400], false)));
+        assert_eq!(large.finish().output_tokens_seen, Some(500));
+        let mut event = body(&SSE, false);
+        event.push(&vec![b'x'; sse::MAX_EVENT_BYTES + 4], false);
+        event.push(format!("1234\n\n{delta}").as_bytes(), false);
+        let expected = (sse::MAX_EVENT_BYTES + 4 + 6 + 9).div_ceil(4);
+        assert_eq!(event.finish().output_tokens_seen, Some(expected as u64));
     }
 }

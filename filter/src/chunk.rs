@@ -1,6 +1,8 @@
 //! One event of a chat stream, or a whole chat answer: the members that matter for its cost.
 
-use serde_json::value::RawValue;
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::json_scan::{self, Found};
 
@@ -66,49 +68,86 @@ impl Chunk<'_> {
         })
     }
 
-    /// Bytes of text, reasoning and tool calls that this part adds to the answer.
+    /// Bytes of text, reasoning and tool calls in this part of the answer, or in the whole of it;
+    /// nothing when it has no list of choices.
     #[must_use]
-    pub fn output_bytes(&self) -> u64 {
-        let Some(choices) = self.choices.as_ref().and_then(|found| json_scan::elements(found.raw)) else {
-            return 0;
-        };
-        sum(choices.into_iter().map(choice_bytes))
+    pub fn output_bytes(&self) -> Option<u64> {
+        let choices = json_scan::elements(self.choices.as_ref()?.raw)?;
+        let mut bytes = 0_u64;
+        for choice in choices {
+            let Ok(parts) = json_scan::object(choice.get(), &["delta", "message"]) else { continue };
+            for part in parts.into_iter().flatten() {
+                let mut deserializer = serde_json::Deserializer::from_str(part.raw);
+                // What is nested too deeply to be walked is counted as far as it was.
+                let _ = TextBytes(&mut bytes).deserialize(&mut deserializer);
+            }
+        }
+        Some(bytes)
     }
 }
 
-fn sum(counts: impl Iterator<Item = u64>) -> u64 {
-    counts.fold(0, u64::saturating_add)
+/// Strings that name things and are no text of the model's. `data` is audio, whose words come as a
+/// transcript, too.
+const LABELS: [&str; 4] = ["role", "id", "type", "data"];
+
+/// Adds up the bytes of all strings in a value, labels apart.
+struct TextBytes<'b>(&'b mut u64);
+
+impl<'de> DeserializeSeed<'de> for TextBytes<'_> {
+    type Value = ();
+
+    fn deserialize<D: de::Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
+        d.deserialize_any(self)
+    }
 }
 
-fn choice_bytes(choice: &RawValue) -> u64 {
-    let Ok([Some(delta)]) = json_scan::object(choice.get(), &["delta"]) else {
-        return 0;
-    };
-    let texts = ["content", "refusal", "reasoning_content", "reasoning"];
-    let text = json_scan::object(delta.raw, &texts).map_or(0, |found| string_bytes(&found));
-    let Ok([tool_calls, call]) = json_scan::object(delta.raw, &["tool_calls", "function_call"]) else {
-        return text;
-    };
-    let call = call.map_or(0, |call| call_bytes(call.raw));
-    let calls = tool_calls.and_then(|found| json_scan::elements(found.raw)).unwrap_or_default();
-    let calls = calls.into_iter().map(|call| {
-        let Ok([Some(function)]) = json_scan::object(call.get(), &["function"]) else {
-            return 0;
-        };
-        call_bytes(function.raw)
-    });
-    sum([text, call, sum(calls)].into_iter())
-}
+impl<'de> Visitor<'de> for TextBytes<'_> {
+    type Value = ();
 
-fn call_bytes(function: &str) -> u64 {
-    json_scan::object(function, &["name", "arguments"]).map_or(0, |found| string_bytes(&found))
-}
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
 
-fn string_bytes(found: &[Option<Found<'_>>]) -> u64 {
-    sum(found.iter().flatten().map(|found| {
-        let text = json_scan::string(found.raw).unwrap_or_default();
-        u64::try_from(text.len()).unwrap_or(u64::MAX)
-    }))
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        *self.0 = self.0.saturating_add(u64::try_from(text.len()).unwrap_or(u64::MAX));
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(TextBytes(&mut *self.0))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            if LABELS.contains(&key.as_str()) {
+                map.next_value::<IgnoredAny>()?;
+            } else {
+                map.next_value_seed(TextBytes(&mut *self.0))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -143,7 +182,7 @@ mod tests {
         let odd = chunk(r#"{"id":1,"model":null,"choices":{},"usage":null}"#);
         assert_eq!((odd.id(), odd.model(), odd.usage_object()), (None, None, None));
         assert!(!odd.has_empty_choices());
-        assert_eq!(odd.output_bytes(), 0);
+        assert_eq!(odd.output_bytes(), None);
         assert!(!chunk(r#"{"choices":[{}]}"#).has_empty_choices());
         assert!(!chunk("{}").has_empty_choices());
     }
@@ -152,7 +191,7 @@ mod tests {
     fn counts_what_the_caller_gets() {
         for (choices, bytes) in [
             ("[]", 0),
-            ("null", 0),
+            (r#"[{"message":{"role":"assistant","content":"four","annotations":[]}}]"#, 4),
             (r#"[{"delta":{"role":"assistant","content":""}}]"#, 0),
             (r#"[{"delta":{"content":"h\u00e9"}}]"#, 3),
             (r#"[{"delta":{"content":"ab"}},{"delta":{"content":"c"}}]"#, 3),
@@ -161,9 +200,11 @@ mod tests {
             (r#"[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{}"}},{}]}}]"#, 3),
             (r#"[{"delta":{"function_call":{"name":"f","arguments":"{}"}}}]"#, 3),
             (r#"[{"delta":[]},7,{"delta":{"content":7,"tool_calls":{}}}]"#, 0),
+            (r#"[{"delta":{"tool_calls":[{"id":"call-1","type":"custom","custom":{"input":"ab"}}]}}]"#, 2),
+            (r#"[{"delta":{"audio":{"data":"AAAA","transcript":"hey"}},"logprobs":{"x":"no"}}]"#, 3),
         ] {
             let data = format!(r#"{{"choices":{choices}}}"#);
-            assert_eq!(chunk(&data).output_bytes(), bytes, "{choices}");
+            assert_eq!(chunk(&data).output_bytes(), Some(bytes), "{choices}");
         }
     }
 }

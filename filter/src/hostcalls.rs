@@ -239,13 +239,28 @@ pub fn reply(status: u16, details: &str, headers: &[(&str, String)], body: &[u8]
     })
 }
 
-/// Defines a counter; its id.
-pub fn counter(name: &str) -> Result<u32> {
+/// A kind of metric.
+#[derive(Debug, Clone, Copy)]
+pub enum Metric {
+    /// Only grows.
+    Counter = 0,
+    /// Goes up and down.
+    Gauge = 1,
+}
+
+/// Defines a metric; its id.
+pub fn metric(kind: Metric, name: &str) -> Result<u32> {
     let mut id = 0;
     // SAFETY: the name is a live string that the proxy only reads, the pointer to a live u32 that it
-    // writes before it returns. Kind 0 is a counter.
-    checked(unsafe { proxy_define_metric(0, name.as_ptr(), name.len(), &raw mut id) })?;
+    // writes before it returns.
+    checked(unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) })?;
     Ok(id)
+}
+
+/// Moves a gauge up, or down when `by` is negative.
+pub fn shift(id: u32, by: i64) -> Result<()> {
+    // SAFETY: no pointers.
+    checked(unsafe { proxy_increment_metric(id, by) })
 }
 
 /// Adds to a counter.

@@ -13,12 +13,17 @@ pub struct Media {
     pub payload_bytes: usize,
 }
 
+/// Most values looked at. A chat of thousands of messages has fewer; a body made of millions of tiny
+/// values would hold up its worker, so what comes after these counts as text.
+const MAX_VALUES: u32 = 50_000;
+
 /// Measures the media in the `messages` of a chat request. Anything of an unexpected type counts as
 /// text; the provider judges its shape.
 #[must_use]
 pub fn measure(messages: &str) -> Media {
     let mut media = Media::default();
-    let walk = Walk { media: &mut media, at: Level::Messages };
+    let mut values_left = MAX_VALUES;
+    let walk = Walk { media: &mut media, values_left: &mut values_left, at: Level::Messages };
     let mut deserializer = serde_json::Deserializer::from_str(messages);
     // The text was scanned before; a value this walk can't read merely ends it, and what follows
     // counts as text.
@@ -43,12 +48,19 @@ enum Level {
 
 struct Walk<'m> {
     media: &'m mut Media,
+    values_left: &'m mut u32,
     at: Level,
 }
 
 impl Walk<'_> {
     fn inner(&mut self, at: Level) -> Walk<'_> {
-        Walk { media: self.media, at }
+        Walk { media: self.media, values_left: self.values_left, at }
+    }
+
+    /// Counts a value; an error ends the walk.
+    fn look_at_one<E: de::Error>(&mut self) -> Result<(), E> {
+        *self.values_left = self.values_left.checked_sub(1).ok_or_else(|| E::custom("too many values"))?;
+        Ok(())
     }
 
     fn below(&mut self, key: &str) -> Option<Level> {
@@ -87,14 +99,23 @@ impl<'de> Visitor<'de> for Walk<'_> {
             _ => None,
         };
         match element {
-            Some(level) => while seq.next_element_seed(self.inner(level))?.is_some() {},
-            None => while seq.next_element::<IgnoredAny>()?.is_some() {},
+            Some(level) => {
+                while seq.next_element_seed(self.inner(level))?.is_some() {
+                    self.look_at_one()?;
+                }
+            }
+            None => {
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    self.look_at_one()?;
+                }
+            }
         }
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(level) = map.next_key_seed(KeyLevel(&mut self))? {
+            self.look_at_one()?;
             match level {
                 Some(level) => map.next_value_seed(self.inner(level))?,
                 None => {
@@ -199,5 +220,14 @@ mod tests {
         for odd in ["null", "{}", "\"\"", "3", "[[]]", "[1,null]", "[", ""] {
             assert_eq!(measure(odd), Media::default(), "{odd}");
         }
+    }
+
+    #[test]
+    fn a_walk_over_millions_of_values_ends_and_the_rest_counts_as_text() {
+        let image = r#"{"content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}]}"#;
+        let inside = format!("[{image},{}{image}]", "1,".repeat(1_000));
+        assert_eq!(measure(&inside).parts, 2);
+        let beyond = format!("[{image},{}{image}]", "1,".repeat(60_000));
+        assert_eq!(measure(&beyond), Media { parts: 1, payload_bytes: 26 });
     }
 }

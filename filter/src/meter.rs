@@ -19,8 +19,14 @@ pub struct Reading {
     pub answered_model: Option<String>,
     /// The provider's id of the answer.
     pub response_id: Option<String>,
-    /// Bytes of generated text seen in a stream.
+    /// Bytes of generated text seen, and of events that could not be read.
     pub output_bytes: u64,
+    /// Tokens of output, at least, by what was seen of the body; absent when nothing was.
+    pub output_tokens_seen: Option<u64>,
+    /// An event of a stream could be read.
+    pub saw_readable: bool,
+    /// An event of a stream could not be read.
+    pub saw_unread: bool,
     /// The answer is whole: the stream said so, or the body is one JSON object.
     pub is_done: bool,
 }
@@ -31,8 +37,9 @@ impl Reading {
         match payload {
             Payload::Done => self.is_done = true,
             Payload::Chunk(chunk) => {
+                self.saw_readable = true;
                 self.add_names(chunk);
-                self.output_bytes = self.output_bytes.saturating_add(chunk.output_bytes());
+                self.output_bytes = self.output_bytes.saturating_add(chunk.output_bytes().unwrap_or(0));
                 if let Some(usage) = chunk.usage_object().and_then(usage::read_openai) {
                     self.usage = Some(usage);
                     self.usage_is_final = chunk.has_empty_choices();
@@ -42,14 +49,23 @@ impl Reading {
         }
     }
 
-    /// Takes in a whole JSON answer.
-    pub fn add_body(&mut self, body: &[u8]) {
-        if let Payload::Chunk(chunk) = chunk::read(body) {
-            self.add_names(&chunk);
-            self.usage = chunk.usage_object().and_then(usage::read_openai);
-            self.usage_is_final = true;
-            self.is_done = true;
-        }
+    /// Takes in what can't be read: so many bytes of a stream.
+    pub fn add_unread(&mut self, bytes: usize) {
+        self.saw_unread = true;
+        self.output_bytes = self.output_bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    /// Takes in a whole JSON answer. Returns how many bytes of text were generated for it; nothing
+    /// when it doesn't show.
+    pub fn add_body(&mut self, body: &[u8]) -> Option<u64> {
+        let Payload::Chunk(chunk) = chunk::read(body) else {
+            return None;
+        };
+        self.add_names(&chunk);
+        self.usage = chunk.usage_object().and_then(usage::read_openai);
+        self.usage_is_final = true;
+        self.is_done = true;
+        chunk.output_bytes()
     }
 
     fn add_names(&mut self, chunk: &Chunk<'_>) {
@@ -163,6 +179,9 @@ mod tests {
                 answered_model: Some("m-1".to_owned()),
                 response_id: Some("c-1".to_owned()),
                 output_bytes: 4,
+                output_tokens_seen: None,
+                saw_readable: true,
+                saw_unread: false,
                 is_done: true,
             }
         );
@@ -171,18 +190,18 @@ mod tests {
     #[test]
     fn a_body_is_read_whole_or_not_at_all() {
         let mut reading = Reading::default();
-        reading.add_body(br#"{"id":"c","model":"m","usage":{"prompt_tokens":3,"completion_"#);
+        let cut = br#"{"id":"c","model":"m","usage":{"prompt_tokens":3,"completion_"#;
+        assert_eq!(reading.add_body(cut), None);
         assert_eq!(reading, Reading::default());
-        reading.add_body(
-            br#"
+        let body = br#"
 
-            {"id":"c","model":"m","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}"#,
-        );
+            {"id":"c","model":"m","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
+        assert_eq!(reading.add_body(body), Some(0));
         assert_eq!(reading.usage, Some(tokens(3, 4)));
         assert!(reading.is_done && reading.usage_is_final);
         let long = format!(r#"{{"id":"{}","model":""}}"#, "x".repeat(257));
         let mut reading = Reading::default();
-        reading.add_body(long.as_bytes());
+        assert_eq!(reading.add_body(long.as_bytes()), None);
         assert_eq!((reading.response_id, reading.answered_model), (None, None));
     }
 

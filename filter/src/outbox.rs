@@ -14,8 +14,9 @@ use crate::config::OutboxLimits;
 use crate::json_scan;
 use crate::verdict::CalloutAnswer;
 
-/// First and longest time between attempts, milliseconds.
-const BACK_OFF_MS: (u32, u32) = (100, 10_000);
+/// First and longest time between attempts, milliseconds. What waited for a backend is to be in the
+/// ledger soon after it is back.
+const BACK_OFF_MS: (u32, u32) = (100, 2_000);
 
 /// Memory an item takes beside its text, bytes.
 const ITEM_OVERHEAD_BYTES: usize = 64;

@@ -173,6 +173,17 @@ pub fn data(event: &[u8]) -> Data {
     found
 }
 
+/// Whether an event without data is what keeps a stream alive or names its events: nothing in it can
+/// be the answer's text.
+#[must_use]
+pub fn is_quiet(event: &[u8]) -> bool {
+    event.split(|byte| matches!(byte, b'\n' | b'\r')).all(|line| {
+        let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+        let field = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        matches!(field, b"" | b"event" | b"id" | b"retry")
+    })
+}
+
 fn data_value(line: &[u8]) -> Option<&[u8]> {
     // A byte order mark may stand before the first event.
     let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);

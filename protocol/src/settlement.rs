@@ -126,9 +126,9 @@ pub struct Usage {
 pub enum UsageQuality {
     /// The provider's own numbers, complete.
     Exact,
-    /// The call was cut: at least this much was used.
+    /// Counted from what was seen of the answer: at least this much was used.
     AtLeast,
-    /// Nothing is known; the zeros in `usage` mean nothing.
+    /// Nothing was seen; the zeros in `usage` mean nothing.
     None,
 }
 

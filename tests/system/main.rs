@@ -13,6 +13,7 @@ mod failures;
 mod identity;
 mod outages;
 mod path;
+mod seen;
 mod tidy;
 mod tiers;
 mod verdicts;

@@ -7,6 +7,7 @@ use purser_protocol::{
 };
 use system_tests::harness::client::{App, ping, ping_stream};
 use system_tests::harness::stack::{Setup, Stack};
+use system_tests::harness::wait_until;
 
 use crate::failures::story;
 
@@ -36,6 +37,32 @@ async fn calls_during_an_outage_of_the_backend_are_settled_when_it_is_back() {
     let spent: Vec<i64> =
         stack.database.counters("acme").await.iter().map(|counter| counter.spent_nanousd).collect();
     assert_eq!(spent, [total], "what failed open counts in the budget");
+    stack.assert_healthy().await;
+}
+
+/// Waits until the workers' outboxes have so many items together.
+async fn wait_for_outbox(stack: &Stack, items: u64) {
+    let name = "wasmcustom.purser_outbox_items";
+    wait_until("the outbox", async || {
+        let stats = stack.envoy.stats(name).await;
+        if stats.get(name) == Some(&items) { Ok(()) } else { Err(format!("{stats:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gauge_of_the_outbox_falls_to_zero_when_all_is_acknowledged() {
+    let mut stack = Setup::default().without_backend().start().await;
+    wait_for_outbox(&stack, 0).await;
+    let calls = (0..12).map(|_| {
+        let stack = &stack;
+        async move { stack.chat(&App::of("acme"), &ping()).await.expect(200) }
+    });
+    futures_util::future::join_all(calls).await;
+    wait_for_outbox(&stack, 12).await;
+    stack.backend.start().await;
+    stack.database.settled("acme", 12).await;
+    wait_for_outbox(&stack, 0).await;
     stack.assert_healthy().await;
 }
 

@@ -5,7 +5,7 @@ use std::mem;
 use purser_protocol::{Ending, Settlement, SettlementItem, Usage, UsageQuality};
 
 use super::{Exchange, Note, Sent, State};
-use crate::answer::AnswerBody;
+use crate::answer::{AnswerBody, BYTES_PER_TOKEN};
 use crate::meter::Reading;
 
 /// What the proxy knows at the end of a stream.
@@ -45,9 +45,6 @@ pub mod flags {
         | DNS_FAILURE;
 }
 
-/// Bytes per token where only bytes are known. Text runs at three to five bytes a token.
-const BYTES_PER_TOKEN: u64 = 4;
-
 impl Exchange {
     /// The stream is over. Returns what the backend must learn, the first time it is called.
     pub fn finish(&mut self, end: End) -> Option<SettlementItem> {
@@ -74,14 +71,13 @@ fn never_left(sent: &Sent, end: End) -> bool {
         && (end.upstream_attempts == Some(0) || end.response_flags & flags::NEVER_SENT != 0)
 }
 
-fn settlement(mut sent: Sent, end: End) -> Settlement {
+fn settlement(sent: Sent, end: End) -> Settlement {
     let is_stream = sent.body.as_ref().is_some_and(AnswerBody::is_stream);
-    let reading = match &mut sent.body {
-        Some(body) => body.finish().clone(),
-        None => Reading::default(),
-    };
-    // A stream that ends without saying so and without its usage was cut by the upstream.
-    let ended_well = sent.saw_end && (!is_stream || reading.usage.is_some());
+    let reading = sent.body.map(AnswerBody::finish).unwrap_or_default();
+    // A stream that ends without saying so and without its usage was cut by the upstream. One of which
+    // nothing can be read can't say so.
+    let is_foreign = reading.saw_unread && !reading.saw_readable;
+    let ended_well = sent.saw_end && (!is_stream || is_foreign || reading.usage.is_some());
     let ending = if reading.is_done || ended_well {
         Ending::Complete
     } else if end.response_flags & flags::CLIENT_GONE != 0 {
@@ -89,7 +85,13 @@ fn settlement(mut sent: Sent, end: End) -> Settlement {
     } else {
         Ending::UpstreamCut
     };
-    let (usage, usage_quality) = known_usage(&reading, ending, sent.pending.size.text_bytes);
+    let http_status = sent.http_status.unwrap_or(0);
+    let is_success = (200..300).contains(&http_status);
+    let (usage, usage_quality) = match reading.usage {
+        Some(usage) if reading.usage_is_final || ending == Ending::Complete => (usage, UsageQuality::Exact),
+        Some(usage) => (usage, UsageQuality::AtLeast),
+        None => seen_usage(&reading, is_success, sent.pending.size.text_bytes),
+    };
     let started_at_unix_ms = sent.pending.started_at_unix_ms;
     Settlement {
         hold_id: sent.pending.hold_id,
@@ -101,7 +103,7 @@ fn settlement(mut sent: Sent, end: End) -> Settlement {
         response_id: reading.response_id,
         usage,
         usage_quality,
-        http_status: sent.http_status.unwrap_or(0),
+        http_status,
         ending,
         started_at_unix_ms: i64::try_from(started_at_unix_ms).unwrap_or(i64::MAX),
         duration_ms: end.now_unix_ms.saturating_sub(started_at_unix_ms),
@@ -109,22 +111,14 @@ fn settlement(mut sent: Sent, end: End) -> Settlement {
     }
 }
 
-/// The usage, and how far it can be trusted.
-///
-/// A cut stream that had begun to answer used at least its input and what was seen of its output;
-/// both are counted from their bytes.
-fn known_usage(reading: &Reading, ending: Ending, text_bytes: u64) -> (Usage, UsageQuality) {
-    match reading.usage {
-        Some(usage) if reading.usage_is_final || ending == Ending::Complete => (usage, UsageQuality::Exact),
-        Some(usage) => (usage, UsageQuality::AtLeast),
-        None if ending != Ending::Complete && reading.output_bytes > 0 => {
-            let usage = Usage {
-                input_tokens: text_bytes.div_ceil(BYTES_PER_TOKEN),
-                output_tokens: reading.output_bytes.div_ceil(BYTES_PER_TOKEN),
-                ..Usage::default()
-            };
-            (usage, UsageQuality::AtLeast)
+/// The usage of an answer that didn't tell it. One that had begun used its input and what was seen of
+/// its output; both are counted from their bytes. An error is no output.
+fn seen_usage(reading: &Reading, is_success: bool, text_bytes: u64) -> (Usage, UsageQuality) {
+    match reading.output_tokens_seen {
+        Some(output_tokens) if is_success => {
+            let input_tokens = text_bytes.div_ceil(BYTES_PER_TOKEN);
+            (Usage { input_tokens, output_tokens, ..Usage::default() }, UsageQuality::AtLeast)
         }
-        None => (Usage::default(), UsageQuality::None),
+        _ => (Usage::default(), UsageQuality::None),
     }
 }

@@ -1,14 +1,14 @@
-//! The filter's counters in the proxy's statistics. Labels are written into the names
+//! The filter's counters, and its one gauge, in the proxy's statistics. Labels are written into the names
 //! (`name;label=value;`); the proxy's `stats_tags` take them apart.
 
 use crate::exchange::Note;
-use crate::hostcalls;
+use crate::hostcalls::{self, Metric};
 use crate::outbox::Tally;
 
 /// A counter; nothing when the proxy would not define it.
 type Counter = Option<u32>;
 
-/// All counters, by the ids that the proxy gave them.
+/// All of them, by the ids that the proxy gave them.
 pub struct Counters {
     allowed: Counter,
     denied: Counter,
@@ -21,12 +21,13 @@ pub struct Counters {
     duplicate: Counter,
     rejected: Counter,
     dropped: Counter,
+    outbox_items: Option<u32>,
 }
 
 impl Counters {
     /// Defines them. Defining one again gives the same counter.
     pub fn define() -> Self {
-        let counter = |name: &str| hostcalls::counter(name).ok();
+        let counter = |name: &str| hostcalls::metric(Metric::Counter, name).ok();
         Self {
             allowed: counter("purser_verdicts;outcome=allow;"),
             denied: counter("purser_verdicts;outcome=deny;"),
@@ -39,6 +40,7 @@ impl Counters {
             duplicate: counter("purser_settlements;outcome=duplicate;"),
             rejected: counter("purser_settlements;outcome=rejected;"),
             dropped: counter("purser_outbox_dropped"),
+            outbox_items: hostcalls::metric(Metric::Gauge, "purser_outbox_items").ok(),
         }
     }
 
@@ -68,6 +70,19 @@ impl Counters {
     /// Counts a settlement that did not fit into the outbox.
     pub fn outbox_dropped(&self) {
         add(self.dropped, 1);
+    }
+
+    /// Tells how many items an outbox has, when it had `before`. All workers share the gauge and each
+    /// adds what is its own.
+    pub fn outbox_items(&self, before: usize, now: usize) {
+        let size = |items: usize| i64::try_from(items).unwrap_or(i64::MAX);
+        let by = size(now).saturating_sub(size(before));
+        if let Some(id) = self.outbox_items
+            && by != 0
+        {
+            // As for counters.
+            let _ = hostcalls::shift(id, by);
+        }
     }
 }
 

@@ -38,6 +38,8 @@ struct Shared {
     /// The root's tick is running.
     ticks: Cell<bool>,
     last_log_unix_ms: Cell<u64>,
+    /// How many of the outbox's items the gauge counts.
+    shown_items: Cell<usize>,
 }
 
 impl Shared {
@@ -49,6 +51,7 @@ impl Shared {
             pool: Pool::new(METER_POOL_BYTES),
             ticks: Cell::new(false),
             last_log_unix_ms: Cell::new(0),
+            shown_items: Cell::new(0),
         }
     }
 
@@ -63,7 +66,20 @@ impl Shared {
             );
             self.log_seldom(Level::Error, &line);
         }
+        self.show_outbox();
         self.wake();
+    }
+
+    /// Brings the gauge up to date with the outbox.
+    fn show_outbox(&self) {
+        let items = self.outbox.borrow().len();
+        self.show_items(items);
+    }
+
+    /// Brings this outbox's part of the gauge to a number.
+    fn show_items(&self, items: usize) {
+        let before = self.shown_items.replace(items);
+        self.counters.outbox_items(before, items);
     }
 
     /// Starts the tick if there is something to send and nothing else will send it. A tick that is

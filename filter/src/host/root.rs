@@ -53,6 +53,7 @@ impl Root {
             let line =
                 format!("gave up on {left} settlements at shutdown; their holds will expire and be charged");
             hostcalls::log(Level::Error, &line);
+            shared.show_items(0);
         }
         self.drain_until_unix_ms = None;
         shared.rest();
@@ -64,6 +65,7 @@ impl Root {
 
 fn report(shared: &Shared, tally: &Tally) {
     shared.counters.tally(tally);
+    shared.show_outbox();
     if let Some((hold_id, reason)) = tally.rejected.first() {
         let count = tally.rejected.len();
         let line = format!("settlements rejected: {count}; the first, of hold {hold_id}: {reason:?}");

@@ -117,7 +117,7 @@ fn waits_grow_to_a_bound_and_end_with_success() {
         bounds.push((least, most.max().flatten().unwrap()));
     }
     assert_eq!(bounds[..3], [(50, 99), (100, 199), (200, 399)]);
-    assert_eq!(bounds[39], (5_000, 9_999));
+    assert_eq!(bounds[39], (1_000, 1_999));
     take(&mut outbox);
     outbox.push(&item(1)).unwrap();
     answer(&mut outbox, 200, &[(0, Outcome::Recorded)]);

@@ -60,11 +60,14 @@ fn each_end_of_a_stream_is_told_with_what_is_known() {
         (vec![TEXT, USAGE], true, 0, Complete, Exact, (3, 4)),
         (vec![TEXT, USAGE], false, gone, ClientGone, Exact, (3, 4)),
         (vec![TEXT, RUNNING], false, 0, UpstreamCut, AtLeast, (3, 1)),
-        (vec![TEXT, DONE], true, 0, Complete, None, (0, 0)),
+        (vec![TEXT, DONE], true, 0, Complete, AtLeast, (7, 2)),
         (vec![TEXT, TEXT], false, gone, ClientGone, AtLeast, (7, 4)),
         (vec![TEXT], true, 0, UpstreamCut, AtLeast, (7, 2)),
-        (vec!["data: {\"error\":{}}\n\n"], true, 0, UpstreamCut, None, (0, 0)),
-        (vec![": ping\n\n"], false, 0, UpstreamCut, None, (0, 0)),
+        (vec!["data: {\"error\":{}}\n\n"], true, 0, UpstreamCut, AtLeast, (7, 0)),
+        (vec![": ping\n\n"], false, 0, UpstreamCut, AtLeast, (7, 0)),
+        (vec!["not an event"], true, 0, Complete, AtLeast, (7, 3)),
+        (vec!["not an event"], false, gone, ClientGone, AtLeast, (7, 3)),
+        (vec![TEXT, "data: {\"cut"], true, 0, UpstreamCut, AtLeast, (7, 5)),
         (vec![], false, gone, ClientGone, None, (0, 0)),
     ] {
         let mut exchange = sent("", STREAM);
@@ -83,9 +86,10 @@ fn each_end_of_a_json_answer_is_told_with_what_is_known() {
     for (chunks, ends, flag, ending, quality) in [
         (vec![whole], true, 0, Ending::Complete, UsageQuality::Exact),
         (vec![whole], false, flags::CLIENT_GONE, Ending::Complete, UsageQuality::Exact),
-        (vec!["{\"usage\""], false, 0, Ending::UpstreamCut, UsageQuality::None),
-        (vec!["{\"error\":{}}"], true, 0, Ending::Complete, UsageQuality::None),
-        (vec!["<html>"], true, 0, Ending::Complete, UsageQuality::None),
+        (vec!["{\"usage\""], false, 0, Ending::UpstreamCut, UsageQuality::AtLeast),
+        (vec!["{\"error\":{}}"], true, 0, Ending::Complete, UsageQuality::AtLeast),
+        (vec!["<html>"], true, 0, Ending::Complete, UsageQuality::AtLeast),
+        (vec![""], true, 0, Ending::Complete, UsageQuality::None),
     ] {
         let mut exchange = sent("", PLAIN);
         respond(&mut exchange, &[("content-type", "application/json")], &chunks, ends);
@@ -99,6 +103,32 @@ fn each_end_of_a_json_answer_is_told_with_what_is_known() {
         exchange.response_trailers();
         assert_eq!(settled(exchange.finish(end(0))).ending, Ending::Complete);
     }
+}
+
+#[test]
+fn an_error_costs_nothing_unless_it_tells_its_usage() {
+    let usage = r#"{"usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
+    for (status, body, quality) in [
+        ("500", "{\"error\":{}}", UsageQuality::None),
+        ("500", usage, UsageQuality::Exact),
+        ("302", "moved", UsageQuality::None),
+        ("206", "a part", UsageQuality::AtLeast),
+    ] {
+        let mut exchange = sent("", PLAIN);
+        exchange.response_headers(&headers(&[(":status", status)]), false, true);
+        exchange.response_body(body.as_bytes(), true, || START_MS);
+        assert_eq!(settled(exchange.finish(end(0))).usage_quality, quality, "{status} {body}");
+    }
+}
+
+#[test]
+fn a_plain_answer_costs_its_announced_length_however_early_the_client_leaves() {
+    let mut exchange = sent("", PLAIN);
+    let json = ("content-type", "application/json");
+    respond(&mut exchange, &[json, ("content-length", "8000")], &["{\"id\":"], false);
+    let settlement = settled(exchange.finish(end(flags::CLIENT_GONE)));
+    assert_eq!(settlement.usage_quality, UsageQuality::AtLeast);
+    assert_eq!((settlement.usage.input_tokens, settlement.usage.output_tokens), (7, 2000));
 }
 
 #[test]
