@@ -51,6 +51,8 @@ main() {
   fi
   unset PG_DIR LLM_UPSTREAM
   export STATE_DIR=$STATE_DIR/test-stack EGRESS_PORT=0 ENVOY_ADMIN_PORT=0 BACKEND_PORT=0 FAKE_LLM_PORT=0
+  # Where the stack has it anyway; for this script alone.
+  PG_DIR=$STATE_DIR/pg
   trap finish EXIT
   scripts/stack.sh down >/dev/null
   [[ -n $server_url ]] || forget_database
@@ -70,10 +72,9 @@ conclude() {
   exit "$((failed != 0))"
 }
 
-# What a run before left in the cluster must not decide this one. In a shell of its own: the
-# functions keep what they find in variables and descriptors.
+# What a run before left in the cluster must not decide this one. In a shell of its own, because the
+# cluster's URL must not become the one that this test was given.
 forget_database() (
-  PG_DIR=$STATE_DIR/pg
   [[ -s $PG_DIR/password ]] || return 0
   make_state_dir
   use_postgres
@@ -125,7 +126,7 @@ test_readme() {
   local script=$STATE_DIR/readme.sh count
   # Blocks that start or stop a stack are what the other tests do. The back ticks are the README's.
   # shellcheck disable=SC2016
-  sed -n '/^```sh$/,/^```$/p' README.md | grep -v -e '^```' -e '^make ' |
+  sed -n '/^```sh$/,/^```$/p' README.md | grep -vE '^(```|([A-Z_]+=[^ ]+ )*make )' |
     sed -E -e "s/127.0.0.1:10000/127.0.0.1:$EGRESS_PORT/g; s/127.0.0.1:8088/127.0.0.1:$BACKEND_PORT/g" \
       -e "s|\.local/admin-token|$STATE_DIR/admin-token|g" -e 's/(^|\$\()curl -sS/\1curl -fsS/g' >"$script"
   count=$(grep -cE '(^|\$\()curl ' "$script")
@@ -150,22 +151,25 @@ test_ports() {
   check "by number and variable" contains "port $port is in use; choose another one: EGRESS_PORT="
 }
 
-second_stack() { STATE_DIR=$STATE_DIR/other PG_DIR=$STATE_DIR/pg scripts/stack.sh "$@"; }
+second_stack() { env "STATE_DIR=$STATE_DIR/other" "PG_DIR=$PG_DIR" scripts/stack.sh "$@"; }
+
+# port_of STATE_DIR VARIABLE
+port_of() { sed -n "s/^$2=//p" "$1/run/ports"; }
 
 # Beside the first, with the first one's fake LLM as a provider of its own; then its backend dies.
 test_second_stack() {
-  local other=$STATE_DIR/other
-  LLM_UPSTREAM=127.0.0.1:$FAKE_LLM_PORT EGRESS_PORT=0 ENVOY_ADMIN_PORT=0 BACKEND_PORT=0 FAKE_LLM_PORT=0 \
-    run second_stack up
+  local other=$STATE_DIR/other provider
+  provider=127.0.0.1:$(port_of "$STATE_DIR" FAKE_LLM_PORT)
+  LLM_UPSTREAM=$provider run second_stack up
   check "a second stack starts" exit_code_is 0
   ((code == 0)) || return 0
-  check "and says how to stop it, not the first" contains "STATE_DIR=$other PG_DIR=$STATE_DIR/pg make down"
+  check "and says how to stop it, not the first" contains "STATE_DIR=$other PG_DIR=$PG_DIR make down"
   run second_stack status
   check "its status is that of a whole stack" exit_code_is 0
   check "and lists the ports it has" contains "EGRESS_PORT="
   check "and no port of a fake LLM" lacks "FAKE_LLM_PORT"
   kill -KILL "$(RUN_DIR=$other/run pid_of backend)"
-  run curl -fsS -i "http://$(sed -n 's/^EGRESS_PORT=/127.0.0.1:/p' "$other/run/ports")/v1/chat/completions" \
+  run curl -fsS -i "http://127.0.0.1:$(port_of "$other" EGRESS_PORT)/v1/chat/completions" \
     -H 'content-type: application/json' -d '{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello"}]}'
   check "without its backend, a call fails open" contains "x-purser-failed-open: true"
   run second_stack status
@@ -207,6 +211,8 @@ test_failed_start() {
   check "and names what failed" contains "envoy ended while it was starting"
   run scripts/stack.sh status
   check "and leaves nothing running" lacks ": process "
+  out=$(ls "$STATE_DIR/log")
+  check "the logs of the run before are kept" grep -q '"path":"/v1/chat/completions"' "$STATE_DIR/log/envoy.log.1"
 }
 
 main "$@"

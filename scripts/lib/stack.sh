@@ -107,12 +107,15 @@ stop_stack() {
 # No new connections; then wait until no request is under way, to the upstream or to the backend. A
 # stop at once would cut streams and lose what the filter has yet to report.
 drain_envoy() {
-  local admin=$1 quiet=0 until_ms=$(($(now_ms) + ${DRAIN_S:-5} * 1000))
+  local admin=$1 quiet=0 calls until_ms=$(($(now_ms) + ${DRAIN_S:-5} * 1000))
   curl -fs -m 2 -o /dev/null -X POST "$admin/drain_listeners?graceful" || return 0
   while ((quiet < 3 && $(now_ms) < until_ms)); do
     if requests_under_way "$admin"; then quiet=0; else quiet=$((quiet + 1)); fi
     sleep 0.1
   done
+  ((quiet < 3)) || return 0
+  calls=$(stat_sum "$admin" '^http\.egress\.downstream_rq_active$') || return 0
+  ((calls == 0)) || warn_of_loss "calls that were still under way after ${DRAIN_S:-5} s and are cut off: $calls"
 }
 
 requests_under_way() {
@@ -124,12 +127,12 @@ requests_under_way() {
 # alone, and after an outage of the backend the filter waits for up to 10 s before it tries again.
 drain_outbox() {
   local items until_ms=$(($(now_ms) + ${OUTBOX_S:-15} * 1000))
-  while items=$(outbox_items "$1") && ((items > 0)); do
+  while items=$(stat_sum "$1" purser_outbox_items) && ((items > 0)); do
     if ! pid_of backend >/dev/null; then
-      warn_of_loss "$items" "the backend has ended"
+      warn_of_loss "settlements that were not delivered: $items (the backend has ended)"
       return
     elif (($(now_ms) > until_ms)); then
-      warn_of_loss "$items" "the backend did not take them within ${OUTBOX_S:-15} s"
+      warn_of_loss "settlements that were not delivered: $items (the backend did not take them within ${OUTBOX_S:-15} s)"
       return
     fi
     sleep 0.1
@@ -137,15 +140,16 @@ drain_outbox() {
   [[ -n $items ]] || warn "Envoy's admin port does not answer; whether settlements are lost is not known"
 }
 
-# How many settlements no worker of Envoy has delivered yet; 0 where the filter does not tell.
-outbox_items() {
+# stat_sum ADMIN_URL REGEX: the sum of the statistics whose names match; 0 if there are none.
+stat_sum() {
   local stats
-  stats=$(curl -fs -m 2 "$1/stats?filter=purser_outbox_items") || return 1
+  stats=$(curl -fs -m 2 "$1/stats?filter=$2") || return 1
   awk -F ': ' '{ sum += $2 } END { print sum + 0 }' <<<"$stats"
 }
 
+# warn_of_loss WHAT
 warn_of_loss() {
-  warn "settlements that were not delivered: $1 ($2); their holds expire and are charged in full, what failed open is lost"
+  warn "$1; their holds expire and are charged in full, what failed open is lost"
 }
 
 stack_is_running() {
