@@ -124,11 +124,12 @@ requests_under_way() {
 }
 
 # drain_outbox ADMIN_URL: waits until every settlement is acknowledged. They are in Envoy's memory
-# alone, and after an outage of the backend the filter waits for up to 10 s before it tries again.
+# alone, and after an outage of the backend the filter waits for up to 2 s before it tries again.
 drain_outbox() {
   local items until_ms=$(($(now_ms) + ${OUTBOX_S:-15} * 1000))
   while items=$(stat_sum "$1" purser_outbox_items) && ((items > 0)); do
-    if ! pid_of backend >/dev/null; then
+    # Whoever answers there will take them, also a backend that somebody started by hand.
+    if ! pid_of backend >/dev/null && ! backend_is_alive; then
       warn_of_loss "settlements that were not delivered: $items (the backend has ended)"
       return
     elif (($(now_ms) > until_ms)); then
@@ -138,6 +139,13 @@ drain_outbox() {
     sleep 0.1
   done
   [[ -n $items ]] || warn "Envoy's admin port does not answer; whether settlements are lost is not known"
+}
+
+backend_is_alive() {
+  (
+    # shellcheck disable=SC1091
+    source "$RUN_DIR/ports" && curl -fs -m 2 -o /dev/null "http://127.0.0.1:$BACKEND_PORT/healthz"
+  )
 }
 
 # stat_sum ADMIN_URL REGEX: the sum of the statistics whose names match; 0 if there are none.

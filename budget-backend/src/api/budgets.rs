@@ -168,13 +168,15 @@ fn check(create: Create) -> Result<NewBudget, String> {
         }
         _ => {}
     }
-    time_zone(&create.time_zone).map_err(|error| error.to_string())?;
+    let zone = time_zone(&create.time_zone).map_err(|error| error.to_string())?;
+    // In the database's own spelling, so that the same zone is the same budget.
+    let time_zone = zone.iana_name().unwrap_or(&create.time_zone).to_owned();
     Ok(NewBudget {
         org,
         team: create.team.unwrap_or_default(),
         user: create.user.unwrap_or_default(),
         window: create.window,
-        time_zone: create.time_zone,
+        time_zone,
         limit_nanousd: limit(&create.limit_usd)?,
     })
 }

@@ -115,7 +115,10 @@ fn cost(settlement: &Settlement, price: &Price, estimate: &Estimate) -> Result<C
         UsageQuality::AtLeast => {
             // The sender knows the text it sent; the estimate counts the media in it as well.
             let input_tokens = settlement.usage.input_tokens.max(estimate.input_tokens);
-            let seen = priced(&Usage { input_tokens, ..settlement.usage })?;
+            // Counted from bytes, which is rough; no provider bills more than the request's own cap.
+            let most = settlement.size.max_output_tokens.map_or(u64::MAX, |_| estimate.output_tokens);
+            let output_tokens = settlement.usage.output_tokens.min(most);
+            let seen = priced(&Usage { input_tokens, output_tokens, ..settlement.usage })?;
             let all_seen = settlement.call.stream && settlement.ending != Ending::Complete && !price.reasons;
             Ok(if all_seen { Cost::Exactly(seen) } else { Cost::AtLeast(seen) })
         }

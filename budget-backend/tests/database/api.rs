@@ -305,7 +305,7 @@ async fn an_error_answer_without_usage_costs_nothing_and_a_success_without_usage
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
 async fn a_cut_answer_is_charged_what_was_seen_unless_more_may_be_out_of_sight(pool: PgPool) {
     let service = Service::start(&pool).await;
-    // 100 tokens seen; 1,000 tokens of input by the estimate, whatever the filter counted.
+    // A cap of 100 tokens; 1,000 tokens of input by the estimate, whatever the filter counted.
     let cut = |number: u64, model: &str, stream: bool, ending: &str, seen: u64| {
         let mut item = settlement(id(number));
         item["call"]["model"] = json!(model);
@@ -314,6 +314,10 @@ async fn a_cut_answer_is_charged_what_was_seen_unless_more_may_be_out_of_sight(p
         item["usage_quality"] = json!("at_least");
         item["usage"] = json!({"input_tokens": 7, "output_tokens": seen});
         item["ending"] = json!(ending);
+        item
+    };
+    let uncapped = |mut item: Value| {
+        item["size"].as_object_mut().unwrap().remove("max_output_tokens");
         item
     };
     let items = [
@@ -327,6 +331,8 @@ async fn a_cut_answer_is_charged_what_was_seen_unless_more_may_be_out_of_sight(p
         // Whole, but without usage.
         cut(5, "gpt-4o-mini", true, "complete", 20),
         cut(6, "gpt-4o-mini", true, "complete", 500),
+        uncapped(cut(7, "gpt-4o-mini", true, "complete", 5_000)),
+        cut(8, "gpt-4o-mini", true, "client_gone", 500),
     ];
     let batch = json!({"version": 1, "items": items});
     let (status, answer) = service.send(Method::POST, "/v1/settlements", TOKEN, &batch).await;
@@ -339,10 +345,13 @@ async fn a_cut_answer_is_charged_what_was_seen_unless_more_may_be_out_of_sight(p
     let expected = [
         mini_in + 20 * 600,
         nano_in + 100 * 1_250,
-        nano_in + 500 * 1_250,
+        // Never more than the cap: bytes are a rough count of tokens.
+        nano_in + 100 * 1_250,
         mini_in + 100 * 600,
         mini_in + 100 * 600,
-        mini_in + 500 * 600,
+        mini_in + 100 * 600,
+        mini_in + 5_000 * 600,
+        mini_in + 100 * 600,
     ];
     assert_eq!(costs, expected);
     service.stop().await;
@@ -356,6 +365,8 @@ async fn a_budget_is_made_once_and_ends_when_it_is_deleted(pool: PgPool) {
     assert_eq!(status, StatusCode::CREATED);
     let (status, again) = service.send(Method::POST, "/v1/budgets", ADMIN, &budget).await;
     assert_eq!(status, StatusCode::CONFLICT, "{again}");
+    let spelled = json!({"org": "acme", "window": "day", "limit_usd": "0", "time_zone": "utc"});
+    assert_eq!(service.send(Method::POST, "/v1/budgets", ADMIN, &spelled).await.0, StatusCode::CONFLICT);
     let other_window = json!({"org": "acme", "window": "week", "limit_usd": "100"});
     assert_eq!(service.send(Method::POST, "/v1/budgets", ADMIN, &other_window).await.0, StatusCode::CREATED);
     let (_, denied) = service.send(Method::POST, "/v1/holds", TOKEN, &hold_request(id(1))).await;
