@@ -144,7 +144,7 @@ drain_outbox() {
 backend_is_alive() {
   (
     # shellcheck disable=SC1091
-    source "$RUN_DIR/ports" && curl -fs -m 2 -o /dev/null "http://127.0.0.1:$BACKEND_PORT/healthz"
+    source "$RUN_DIR/ports" && answers "http://127.0.0.1:$BACKEND_PORT/healthz"
   )
 }
 
