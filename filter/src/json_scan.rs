@@ -9,6 +9,32 @@ use std::ops::Range;
 use serde::de::{self, Deserialize, DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+/// For a `serde` visitor that walks to strings: numbers, truth values and null are passed over.
+macro_rules! scalars_are_passed_over {
+    () => {
+        fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<(), E> {
+            Ok(())
+        }
+
+        fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<(), E> {
+            Ok(())
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<(), E> {
+            Ok(())
+        }
+
+        fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
+            Ok(())
+        }
+
+        fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+            Ok(())
+        }
+    };
+}
+pub(crate) use scalars_are_passed_over;
+
 /// A member's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found<'a> {
