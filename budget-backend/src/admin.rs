@@ -6,7 +6,6 @@ use purser_protocol::Window;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
-use crate::ledger::store::window;
 use crate::pricing::{PriceBook, PriceRow, Rates};
 
 /// Most rows one listing gives.
@@ -59,7 +58,7 @@ fn budget_row(row: &PgRow) -> sqlx::Result<BudgetRow> {
             org: row.try_get("org")?,
             team: row.try_get("team")?,
             user: row.try_get("user_name")?,
-            window: window(&window_name)
+            window: Window::from_name(&window_name)
                 .ok_or_else(|| sqlx::Error::Decode(format!("unknown window {window_name}").into()))?,
             time_zone: row.try_get("time_zone")?,
             limit_nanousd: row.try_get("limit_nanousd")?,

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use jiff::tz::TimeZone;
 use purser_protocol::{Payer, Tier, Window};
 
+use crate::window::time_zone;
+
 /// In the last place of a scope: each one, unless it has a row of its own.
 pub const EACH: &str = "*";
 
@@ -62,6 +64,25 @@ pub struct Budget {
     pub zone: TimeZone,
     /// What may be spent in one period, nano-USD.
     pub limit_nanousd: i64,
+}
+
+impl Budget {
+    /// A budget from its row's columns.
+    ///
+    /// # Errors
+    /// Says which budget has a window or time zone that this code doesn't know.
+    pub fn from_columns(
+        budget_id: i64,
+        scope: Scope,
+        window_kind: &str,
+        zone_name: &str,
+        limit_nanousd: i64,
+    ) -> Result<Self, String> {
+        let window = Window::from_name(window_kind)
+            .ok_or_else(|| format!("budget {budget_id}: unknown window {window_kind}"))?;
+        let zone = time_zone(zone_name).map_err(|error| format!("budget {budget_id}: {error}"))?;
+        Ok(Self { budget_id, scope, window, zone, limit_nanousd })
+    }
 }
 
 /// A counter a budget needs for one payer: the budget, and for a `*` row the one counted.

@@ -24,12 +24,6 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// The dearest class of input.
-    #[must_use]
-    pub fn dearest_input(&self) -> i64 {
-        self.input.max(self.cached_input).max(self.cache_write_5m).max(self.cache_write_1h)
-    }
-
     /// The dearest class of output.
     #[must_use]
     pub fn dearest_output(&self) -> i64 {

@@ -59,17 +59,6 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    fn classes(usage: Usage) -> [u64; 6] {
-        [
-            usage.input_tokens,
-            usage.cached_input_tokens,
-            usage.cache_write_5m_tokens,
-            usage.cache_write_1h_tokens,
-            usage.output_tokens,
-            usage.reasoning_tokens,
-        ]
-    }
-
     #[test]
     fn classes_do_not_overlap() {
         for (raw, expected) in [
@@ -98,7 +87,7 @@ mod tests {
                 [5, 0, 0, 0, 5, 0],
             ),
         ] {
-            assert_eq!(read_openai(raw).map(classes), Some(expected), "{raw}");
+            assert_eq!(read_openai(raw).map(|usage| usage.classes()), Some(expected), "{raw}");
         }
     }
 

@@ -245,4 +245,10 @@ impl Window {
             Self::Total => "total",
         }
     }
+
+    /// The window of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Day, Self::Week, Self::Month, Self::Total].into_iter().find(|window| window.as_str() == name)
+    }
 }

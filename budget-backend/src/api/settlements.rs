@@ -143,15 +143,7 @@ fn subject(settlement: &Settlement) -> Subject {
 }
 
 fn bounded_tokens(usage: &Usage) -> Result<(), String> {
-    let counts = [
-        usage.input_tokens,
-        usage.cached_input_tokens,
-        usage.cache_write_5m_tokens,
-        usage.cache_write_1h_tokens,
-        usage.output_tokens,
-        usage.reasoning_tokens,
-    ];
-    if counts.iter().all(|count| i64::try_from(*count).is_ok()) {
+    if usage.classes().iter().all(|count| i64::try_from(*count).is_ok()) {
         Ok(())
     } else {
         Err("usage: a token count is beyond 9223372036854775807".to_owned())

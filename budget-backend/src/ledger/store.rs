@@ -7,14 +7,12 @@
 
 use std::collections::BTreeSet;
 
-use purser_protocol::Window;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 use uuid::Uuid;
 
 use super::decide::{Counter, CounterKey, CounterRef, Counters, KnownHold, KnownHolds};
 use crate::budget::{Budget, Scope};
-use crate::window::time_zone;
 
 /// The budgets of some scopes, as of one statement.
 pub struct BudgetsRead {
@@ -92,28 +90,17 @@ pub async fn read_budgets(conn: &mut PgConnection, scopes: &BTreeSet<Scope>) -> 
 }
 
 fn budget(row: &PgRow, budget_id: i64) -> sqlx::Result<Budget> {
-    let zone_name: String = row.try_get("time_zone")?;
-    let window_name: String = row.try_get("window_kind")?;
-    let bad = |what: String| sqlx::Error::Decode(format!("budget {budget_id}: {what}").into());
-    Ok(Budget {
+    let scope =
+        Scope { org: row.try_get("org")?, team: row.try_get("team")?, user: row.try_get("user_name")? };
+    let limit_nanousd = row.try_get("limit_nanousd")?;
+    Budget::from_columns(
         budget_id,
-        scope: Scope {
-            org: row.try_get("org")?,
-            team: row.try_get("team")?,
-            user: row.try_get("user_name")?,
-        },
-        window: window(&window_name).ok_or_else(|| bad(format!("unknown window {window_name}")))?,
-        zone: time_zone(&zone_name).map_err(|error| bad(error.to_string()))?,
-        limit_nanousd: row.try_get("limit_nanousd")?,
-    })
-}
-
-/// The window of this name in the database.
-#[must_use]
-pub fn window(name: &str) -> Option<Window> {
-    [Window::Day, Window::Week, Window::Month, Window::Total]
-        .into_iter()
-        .find(|window| window.as_str() == name)
+        scope,
+        row.try_get("window_kind")?,
+        row.try_get("time_zone")?,
+        limit_nanousd,
+    )
+    .map_err(|problem| sqlx::Error::Decode(problem.into()))
 }
 
 /// The key columns of counters, one array each, as SQL wants them.

@@ -15,8 +15,7 @@ use super::model::{Effects, Entries, HoldKey, HoldRow, HoldState, Item, Rows, Su
 use super::records::{self, HoldRecord};
 use crate::budget::{Budget, Scope};
 use crate::ledger::decide::{CounterKey, CounterRef, touched};
-use crate::ledger::store::{INSERT_COUNTERS, KeyColumns, LOCK_COUNTERS, window};
-use crate::window::time_zone;
+use crate::ledger::store::{INSERT_COUNTERS, KeyColumns, LOCK_COUNTERS};
 
 /// How often a batch is tried again after rows appeared under it.
 const MAX_ATTEMPTS: usize = 6;
@@ -83,14 +82,16 @@ fn attempt(
 ) -> Result<Attempt, StepError> {
     let keys: BTreeSet<&HoldKey> = items.iter().map(|(key, _)| key).collect();
     let mut rows = Rows::default();
-    (rows.now_unix_us, rows.holds) = read_holds(transaction, &keys, false)?;
+    rows.now_unix_us =
+        transaction.query_one("select (extract(epoch from now()) * 1000000)::bigint", &[])?.try_get(0)?;
+    rows.holds = read_holds(transaction, &keys, false)?;
     rows.fallback_counters = fallback_counters(transaction, items, &rows)?;
     let needed = counter_keys(&rows);
     let missing = lock_counters(transaction, &needed)?;
     if !missing.is_subset(made) {
         return Ok(Attempt::Missing(missing));
     }
-    let (_, locked) = read_holds(transaction, &keys, true)?;
+    let locked = read_holds(transaction, &keys, true)?;
     if !locked.keys().eq(rows.holds.keys()) {
         return Ok(Attempt::Changed);
     }
@@ -121,14 +122,11 @@ fn read_holds(
     transaction: &mut Transaction<'_>,
     keys: &BTreeSet<&HoldKey>,
     lock: bool,
-) -> Result<(i64, BTreeMap<HoldKey, HoldRow>), StepError> {
-    let now =
-        transaction.query_one("select (extract(epoch from now()) * 1000000)::bigint", &[])?.try_get(0)?;
+) -> Result<BTreeMap<HoldKey, HoldRow>, StepError> {
     let (orgs, ids) = columns(keys);
     let sql = if lock { format!("{READ_HOLDS} for update of h") } else { READ_HOLDS.to_owned() };
     let rows = transaction.query(&sql, &[&orgs, &ids])?;
-    let holds = rows.iter().map(hold_row).collect::<Result<_, _>>()?;
-    Ok((now, holds))
+    rows.iter().map(hold_row).collect()
 }
 
 fn hold_row(row: &Row) -> Result<(HoldKey, HoldRow), StepError> {
@@ -200,20 +198,15 @@ fn read_budgets(
     )?;
     rows.iter()
         .map(|row| {
-            let window_name: &str = row.try_get("window_kind")?;
-            Ok(Budget {
-                budget_id: row.try_get("budget_id")?,
-                scope: Scope {
-                    org: row.try_get("org")?,
-                    team: row.try_get("team")?,
-                    user: row.try_get("user_name")?,
-                },
-                window: window(window_name)
-                    .ok_or_else(|| StepError::Data(format!("unknown window {window_name}")))?,
-                zone: time_zone(row.try_get("time_zone")?)
-                    .map_err(|error| StepError::Data(error.to_string()))?,
-                limit_nanousd: row.try_get("limit_nanousd")?,
-            })
+            let scope = Scope {
+                org: row.try_get("org")?,
+                team: row.try_get("team")?,
+                user: row.try_get("user_name")?,
+            };
+            let (window_kind, zone_name) = (row.try_get("window_kind")?, row.try_get("time_zone")?);
+            let limit_nanousd = row.try_get("limit_nanousd")?;
+            Budget::from_columns(row.try_get("budget_id")?, scope, window_kind, zone_name, limit_nanousd)
+                .map_err(StepError::Data)
         })
         .collect()
 }
