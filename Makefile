@@ -1,9 +1,9 @@
 # Every target is a script; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down logs status test fmt lint
+.PHONY: help setup demo up down logs status test bench-ledger fmt lint
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\): ## /\1	/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\): ## /\1	/p' $(MAKEFILE_LIST)
 
 setup: ## fetch tools and start PostgreSQL, for work in a shell of your own
 	@scripts/setup.sh --tests
@@ -25,6 +25,9 @@ status: ## what of it runs, and on which ports
 
 test: ## every check there is
 	@scripts/test.sh
+
+bench-ledger: ## what a hold costs; ROUNDS, CELL_S and ROWS make it shorter
+	@scripts/bench-ledger.sh
 
 fmt: ## format the Rust code
 	@cargo fmt --all

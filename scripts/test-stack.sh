@@ -137,6 +137,9 @@ test_readme() {
   check "the budget it makes is shown" contains '"limit_usd":"2.50"'
   check "the caller it names has that budget" contains 'x-purser-remaining-user: 2.4'
   check "its stream ends as streams do" contains 'data: [DONE]'
+  check "the top-up is shown" contains '"topped_up_usd":"5.00"'
+  check "the override is in force" contains '"active":true'
+  check "the edits are in the audit log" contains '"object":"call_rules"'
   run scripts/stack.sh status
   check "status shows the stack" contains "envoy: process "
   run scripts/stack.sh logs

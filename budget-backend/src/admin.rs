@@ -1,31 +1,60 @@
 //! The operators' queries: budgets, their standing, and the price list.
 
+pub mod policies;
+
 use std::collections::BTreeMap;
 
 use purser_protocol::Window;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
+use crate::budget::{Mode, Scope};
+use crate::learned::{LengthsRow, MAX_GROUPS};
+use crate::pattern::Patterns;
 use crate::pricing::{PriceBook, PriceRow, Rates};
 
 /// Most rows one listing gives.
-const MAX_ROWS: i64 = 10_000;
+pub(crate) const MAX_ROWS: i64 = 10_000;
 
 /// A budget to make.
 #[derive(Debug, Clone)]
 pub struct NewBudget {
-    /// The organisation.
-    pub org: String,
-    /// The team, `*`, or `""`.
-    pub team: String,
-    /// The user, `*`, or `""`.
-    pub user: String,
+    /// Whom it covers.
+    pub scope: Scope,
     /// Its calendar window.
     pub window: Window,
     /// IANA name of its time zone, checked already.
     pub time_zone: String,
     /// The limit, nano-USD.
     pub limit_nanousd: i64,
+    /// Whether it refuses or only notes.
+    pub mode: Mode,
+    /// Whether holds are the upper bound of what a call may cost.
+    pub strict: bool,
+    /// Which models it covers.
+    pub models: Patterns,
+}
+
+/// What to change in a budget; what is `None` stays.
+#[derive(Debug, Clone, Copy)]
+pub struct BudgetChange {
+    /// The limit, nano-USD.
+    pub limit_nanousd: Option<i64>,
+    /// Whether it refuses or only notes.
+    pub mode: Option<Mode>,
+    /// Whether holds are the upper bound of what a call may cost.
+    pub strict: Option<bool>,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone)]
+pub enum Changed {
+    /// The budget as it is now.
+    To(Box<BudgetRow>),
+    /// There is no active budget of that number.
+    Missing,
+    /// Another budget would be the same.
+    Clash,
 }
 
 /// A budget row.
@@ -38,7 +67,7 @@ pub struct BudgetRow {
 }
 
 /// What a budget has spent and holds in one period.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Standing {
     /// For a `*` budget the one counted; else `""`.
     pub subject: String,
@@ -46,22 +75,27 @@ pub struct Standing {
     pub spent_nanousd: i64,
     /// Held, nano-USD.
     pub held_nanousd: i64,
+    /// Added to the limit, nano-USD.
+    pub topped_up_nanousd: i64,
 }
 
-const BUDGET_COLUMNS: &str = "budget_id, org, team, user_name, window_kind, time_zone, limit_nanousd";
+const BUDGET_COLUMNS: &str =
+    "budget_id, org, team, user_name, window_kind, time_zone, limit_nanousd, mode, strict, models";
 
 fn budget_row(row: &PgRow) -> sqlx::Result<BudgetRow> {
     let window_name: String = row.try_get("window_kind")?;
+    let mode_name: String = row.try_get("mode")?;
+    let unknown = |what: &str, name: &str| sqlx::Error::Decode(format!("unknown {what} {name}").into());
     Ok(BudgetRow {
         budget_id: row.try_get("budget_id")?,
         set: NewBudget {
-            org: row.try_get("org")?,
-            team: row.try_get("team")?,
-            user: row.try_get("user_name")?,
-            window: Window::from_name(&window_name)
-                .ok_or_else(|| sqlx::Error::Decode(format!("unknown window {window_name}").into()))?,
+            scope: Scope::new(row.try_get("org")?, row.try_get("team")?, row.try_get("user_name")?),
+            window: Window::from_name(&window_name).ok_or_else(|| unknown("window", &window_name))?,
             time_zone: row.try_get("time_zone")?,
             limit_nanousd: row.try_get("limit_nanousd")?,
+            mode: Mode::from_name(&mode_name).ok_or_else(|| unknown("mode", &mode_name))?,
+            strict: row.try_get("strict")?,
+            models: Patterns::new(row.try_get("models")?),
         },
     })
 }
@@ -74,41 +108,78 @@ pub async fn ping(pool: &PgPool) -> sqlx::Result<()> {
     sqlx::query("select 1").execute(pool).await.map(drop)
 }
 
-/// Makes a budget; `None` when an active one for the same place, window and time zone exists.
+/// Makes a budget; `None` when an active one for the same place, window, time zone, mode and models
+/// exists.
 ///
 /// # Errors
 /// The database's.
-pub async fn create_budget(pool: &PgPool, budget: &NewBudget) -> sqlx::Result<Option<BudgetRow>> {
+pub async fn create_budget(
+    pool: &PgPool,
+    actor: &str,
+    budget: &NewBudget,
+) -> sqlx::Result<Option<BudgetRow>> {
+    let mut transaction = policies::begin_edit(pool, actor).await?;
     let sql = format!(
-        "insert into budgets (org, team, user_name, window_kind, time_zone, limit_nanousd)
-         values ($1, $2, $3, $4, $5, $6) on conflict do nothing returning {BUDGET_COLUMNS}"
+        "insert into budgets (org, team, user_name, window_kind, time_zone, limit_nanousd, mode, strict, models)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing returning {BUDGET_COLUMNS}"
     );
     let row = sqlx::query(sqlx::AssertSqlSafe(sql))
-        .bind(&budget.org)
-        .bind(&budget.team)
-        .bind(&budget.user)
+        .bind(&budget.scope.org)
+        .bind(&budget.scope.team)
+        .bind(&budget.scope.user)
         .bind(budget.window.as_str())
         .bind(&budget.time_zone)
         .bind(budget.limit_nanousd)
-        .fetch_optional(pool)
+        .bind(budget.mode.as_str())
+        .bind(budget.strict)
+        .bind(budget.models.names())
+        .fetch_optional(&mut *transaction)
         .await?;
+    transaction.commit().await?;
     row.as_ref().map(budget_row).transpose()
 }
 
-/// Sets an active budget's limit; `None` when there is no such budget. Acts on the next hold and
-/// never touches what was spent.
+/// Changes an active budget. Acts on the next hold and never touches what was spent.
 ///
 /// # Errors
 /// The database's.
-pub async fn set_limit(pool: &PgPool, budget_id: i64, limit_nanousd: i64) -> sqlx::Result<Option<BudgetRow>> {
+pub async fn change_budget(
+    pool: &PgPool,
+    actor: &str,
+    budget_id: i64,
+    change: BudgetChange,
+) -> sqlx::Result<Changed> {
+    let mut transaction = policies::begin_edit(pool, actor).await?;
     let sql = format!(
-        "update budgets set limit_nanousd = $2 where budget_id = $1 and archived_at is null returning {BUDGET_COLUMNS}"
+        "update budgets set limit_nanousd = coalesce($2, limit_nanousd), mode = coalesce($3, mode),
+                strict = coalesce($4, strict)
+          where budget_id = $1 and archived_at is null returning {BUDGET_COLUMNS}"
     );
-    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+    let changed = sqlx::query(sqlx::AssertSqlSafe(sql))
         .bind(budget_id)
-        .bind(limit_nanousd)
-        .fetch_optional(pool)
-        .await?;
+        .bind(change.limit_nanousd)
+        .bind(change.mode.map(Mode::as_str))
+        .bind(change.strict)
+        .fetch_optional(&mut *transaction)
+        .await;
+    match changed {
+        Ok(Some(row)) => {
+            transaction.commit().await?;
+            Ok(Changed::To(Box::new(budget_row(&row)?)))
+        }
+        Ok(None) => Ok(Changed::Missing),
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(Changed::Clash),
+        Err(error) => Err(error),
+    }
+}
+
+/// An active budget.
+///
+/// # Errors
+/// The database's.
+pub async fn budget(pool: &PgPool, budget_id: i64) -> sqlx::Result<Option<BudgetRow>> {
+    let sql = format!("select {BUDGET_COLUMNS} from budgets where budget_id = $1 and archived_at is null");
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(budget_id).fetch_optional(pool).await?;
     row.as_ref().map(budget_row).transpose()
 }
 
@@ -117,12 +188,14 @@ pub async fn set_limit(pool: &PgPool, budget_id: i64, limit_nanousd: i64) -> sql
 ///
 /// # Errors
 /// The database's.
-pub async fn archive_budget(pool: &PgPool, budget_id: i64) -> sqlx::Result<bool> {
+pub async fn archive_budget(pool: &PgPool, actor: &str, budget_id: i64) -> sqlx::Result<bool> {
+    let mut transaction = policies::begin_edit(pool, actor).await?;
     let done =
         sqlx::query("update budgets set archived_at = now() where budget_id = $1 and archived_at is null")
             .bind(budget_id)
-            .execute(pool)
+            .execute(&mut *transaction)
             .await?;
+    transaction.commit().await?;
     Ok(done.rows_affected() > 0)
 }
 
@@ -159,7 +232,7 @@ pub async fn standings(
 ) -> sqlx::Result<BTreeMap<i64, Vec<Standing>>> {
     let (ids, starts): (Vec<i64>, Vec<i64>) = periods.iter().copied().unzip();
     let rows = sqlx::query(
-        "select c.budget_id, c.subject, c.spent_nanousd, c.held_nanousd
+        "select c.budget_id, c.subject, c.spent_nanousd, c.held_nanousd, c.topped_up_nanousd
            from unnest($2::bigint[], $3::bigint[]) as k (budget_id, period_unix_s)
            join budget_counters c on c.org = $1 and c.budget_id = k.budget_id
                                  and c.period_start = to_timestamp(k.period_unix_s)
@@ -178,6 +251,7 @@ pub async fn standings(
             subject: row.try_get("subject")?,
             spent_nanousd: row.try_get("spent_nanousd")?,
             held_nanousd: row.try_get("held_nanousd")?,
+            topped_up_nanousd: row.try_get("topped_up_nanousd")?,
         });
     }
     Ok(standings)
@@ -216,4 +290,42 @@ pub async fn price_book(pool: &PgPool) -> sqlx::Result<PriceBook> {
         })
         .collect::<sqlx::Result<Vec<_>>>()?;
     Ok(PriceBook::new(rows))
+}
+
+/// Lengths of answers that changed since an instant, the latest first, and when the latest did (Unix
+/// microseconds; `since_unix_us` when there is none). A change is dated at its transaction's start and
+/// seen only after its end: ask again for the last minute.
+///
+/// # Errors
+/// The database's.
+pub async fn output_lengths_since(pool: &PgPool, since_unix_us: i64) -> sqlx::Result<(Vec<LengthsRow>, i64)> {
+    let mut transaction = pool.begin().await?;
+    // At start it may be a long list, and no caller waits for it.
+    sqlx::query("set local statement_timeout = '30s'").execute(&mut *transaction).await?;
+    let rows = sqlx::query(
+        "select org, team, provider, model, seen, (extract(epoch from updated_at) * 1000000)::bigint as updated_us
+           from output_lengths
+          where updated_at > timestamptz 'epoch' + $1 * interval '1 microsecond'
+          order by updated_at desc limit $2",
+    )
+    .bind(since_unix_us)
+    .bind(i64::try_from(MAX_GROUPS).unwrap_or(i64::MAX))
+    .fetch_all(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    let mut latest_unix_us = since_unix_us;
+    let rows = rows
+        .iter()
+        .map(|row| {
+            latest_unix_us = latest_unix_us.max(row.try_get("updated_us")?);
+            Ok(LengthsRow {
+                org: row.try_get("org")?,
+                team: row.try_get("team")?,
+                provider: row.try_get("provider")?,
+                model: row.try_get("model")?,
+                seen: row.try_get("seen")?,
+            })
+        })
+        .collect::<sqlx::Result<Vec<_>>>()?;
+    Ok((rows, latest_unix_us))
 }

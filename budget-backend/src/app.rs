@@ -13,7 +13,9 @@ use crate::admin;
 use crate::api::{AppState, router};
 use crate::config::Config;
 use crate::db::{self, DatabaseError};
+use crate::learned::LearnedLengths;
 use crate::ledger::{Ledger, LedgerSettings};
+use crate::maintain;
 use crate::pricing::PriceBook;
 use crate::tracker::{Tracker, TrackerSettings};
 
@@ -23,11 +25,16 @@ const LANE_QUEUE_LEN: usize = 4_096;
 /// Batches of settlements that may wait for the tracker; the filters keep the rest.
 const TRACKER_QUEUE_LEN: usize = 256;
 
-/// How often the price list is read again.
-const PRICES_REFRESH: Duration = Duration::from_secs(15);
+/// How often the price list is read again, and what was learned from answers.
+const REFRESH: Duration = Duration::from_secs(15);
 
-/// How long closed holds stay as tombstones.
-const TOMBSTONE_AGE_S: i64 = 7 * 24 * 3600;
+/// How far back changed rows are read again, microseconds: a row is dated at the start of the
+/// transaction that changed it, and seen after its end.
+const REFRESH_OVERLAP_US: i64 = 60_000_000;
+
+/// How long closed holds stay as tombstones. A hold that arrives after its own void is late by a
+/// request's deadline, seconds at the most; what was settled is found in the ledger for ever.
+const TOMBSTONE_AGE_S: i64 = 3_600;
 
 /// Longest wait for running requests and queued settlements at shutdown.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
@@ -53,6 +60,8 @@ pub struct Application {
     lanes: Vec<JoinHandle<()>>,
     tracker_thread: std::thread::JoinHandle<()>,
     prices_task: JoinHandle<()>,
+    learned_task: JoinHandle<()>,
+    maintenance: JoinHandle<()>,
 }
 
 impl Application {
@@ -67,6 +76,10 @@ impl Application {
         tracing::info!(models = book.models(), "prices read");
         let (sender, prices) = watch::channel(Arc::new(book));
         let prices_task = tokio::spawn(refresh_prices(pool.clone(), sender));
+        let (sender, learned) = watch::channel(Arc::new(LearnedLengths::new(config.output_percentile)));
+        let learned_from_unix_us = learn(&pool, &sender, 0).await;
+        let learned_task = tokio::spawn(refresh_learned(pool.clone(), sender, learned_from_unix_us));
+        let maintenance = tokio::spawn(maintain::run(pool.clone(), config.ledger_retention_days));
         let settings =
             LedgerSettings { lanes: config.lanes, queue_len: LANE_QUEUE_LEN, hold_ttl_s: config.hold_ttl_s };
         let (ledger, lanes) = Ledger::start(&pool, settings);
@@ -75,6 +88,7 @@ impl Application {
             sweep_interval: config.sweep_interval,
             sweep_grace: config.sweep_grace,
             tombstone_age_s: TOMBSTONE_AGE_S,
+            hold_ttl_s: config.hold_ttl_s,
         };
         let (tracker, tracker_thread) = Tracker::start(db::tracker_config(&config.database), settings)
             .map_err(|error| AppError::Io("the tracker thread did not start".to_owned(), error))?;
@@ -86,11 +100,13 @@ impl Application {
             ledger,
             tracker,
             prices,
+            learned,
             token: config.token.into(),
             admin_token: config.admin_token.into(),
             default_output_tokens: config.default_output_tokens,
+            strict_output_tokens: config.strict_output_tokens,
         };
-        Ok(Self { listener, state, lanes, tracker_thread, prices_task })
+        Ok(Self { listener, state, lanes, tracker_thread, prices_task, learned_task, maintenance })
     }
 
     /// The address it listens on.
@@ -107,7 +123,7 @@ impl Application {
     /// # Errors
     /// [`AppError::Io`].
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), AppError> {
-        let Self { listener, state, lanes, tracker_thread, prices_task } = self;
+        let Self { listener, state, lanes, tracker_thread, prices_task, learned_task, maintenance } = self;
         let pool = state.pool.clone();
         let (stopping, mut stopped) = watch::channel(());
         let graceful = async move {
@@ -124,6 +140,8 @@ impl Application {
             }
         }
         prices_task.abort();
+        learned_task.abort();
+        maintenance.abort();
         finish(lanes, tracker_thread, pool).await;
         Ok(())
     }
@@ -152,7 +170,7 @@ async fn finish(lanes: Vec<JoinHandle<()>>, tracker_thread: std::thread::JoinHan
 
 /// Reads the price list again and again; the last one read stays in force while the database is away.
 async fn refresh_prices(pool: PgPool, prices: watch::Sender<Arc<PriceBook>>) {
-    let mut tick = tokio::time::interval(PRICES_REFRESH);
+    let mut tick = tokio::time::interval(REFRESH);
     tick.tick().await;
     loop {
         tick.tick().await;
@@ -165,6 +183,41 @@ async fn refresh_prices(pool: PgPool, prices: watch::Sender<Arc<PriceBook>>) {
             Err(error) => {
                 tracing::warn!(%error, "the price list could not be read again; the last one stays")
             }
+        }
+    }
+}
+
+/// Reads again and again what answers needed; what was read stays in force while the database is away.
+async fn refresh_learned(pool: PgPool, learned: watch::Sender<Arc<LearnedLengths>>, mut from_unix_us: i64) {
+    let mut tick = tokio::time::interval(REFRESH);
+    tick.tick().await;
+    loop {
+        tick.tick().await;
+        if learned.is_closed() {
+            return;
+        }
+        from_unix_us = learn(&pool, &learned, from_unix_us).await;
+    }
+}
+
+/// Takes over lengths of answers that changed since an instant; gives the instant to go on from.
+async fn learn(pool: &PgPool, learned: &watch::Sender<Arc<LearnedLengths>>, from_unix_us: i64) -> i64 {
+    match admin::output_lengths_since(pool, from_unix_us).await {
+        Ok((rows, latest_unix_us)) => {
+            let mut ignored = 0;
+            // In place, unless somebody is just reading a copy.
+            learned.send_modify(|learned| ignored = Arc::make_mut(learned).apply(rows));
+            if ignored > 0 {
+                tracing::warn!(
+                    ignored,
+                    "answers of too many teams and models; the default is held for these"
+                );
+            }
+            from_unix_us.max(latest_unix_us.saturating_sub(REFRESH_OVERLAP_US))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "lengths of answers could not be read; the last ones stay");
+            from_unix_us
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Budgets and which of them a payer's call touches.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use jiff::tz::TimeZone;
 use purser_protocol::{Payer, Tier, Window};
+use serde::{Deserialize, Serialize};
 
+use crate::pattern::Patterns;
 use crate::window::time_zone;
 
 /// In the last place of a scope: each one, unless it has a row of its own.
@@ -32,14 +35,16 @@ impl Scope {
         }
     }
 
+    /// The scope of a team or user of an org; either may be [`EACH`] in the last place.
+    #[must_use]
+    pub fn new(org: &str, team: &str, user: &str) -> Self {
+        Self { org: org.to_owned(), team: team.to_owned(), user: user.to_owned() }
+    }
+
     /// Every scope whose budgets a call of this payer may touch: its own places and the `*` beside them.
     #[must_use]
     pub fn candidates(payer: &Payer) -> Vec<Self> {
-        let scope = |team: &str, user: &str| Self {
-            org: payer.org.clone(),
-            team: team.to_owned(),
-            user: user.to_owned(),
-        };
+        let scope = |team: &str, user: &str| Self::new(&payer.org, team, user);
         let mut scopes = vec![scope("", "")];
         if let Some(team) = &payer.team {
             scopes.extend([scope(team, ""), scope(EACH, "")]);
@@ -48,6 +53,43 @@ impl Scope {
             }
         }
         scopes
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.tier() {
+            Tier::Org => write!(f, "org {}", self.org),
+            Tier::Team => write!(f, "team {} in org {}", self.team, self.org),
+            Tier::User => write!(f, "user {} in team {} of org {}", self.user, self.team, self.org),
+        }
+    }
+}
+
+/// What a budget does when it has too little left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It refuses the call.
+    Enforce,
+    /// It notes that it would have refused it.
+    Shadow,
+}
+
+impl Mode {
+    /// The name in the API and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Shadow => "shadow",
+        }
+    }
+
+    /// The mode of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Enforce, Self::Shadow].into_iter().find(|mode| mode.as_str() == name)
     }
 }
 
@@ -62,26 +104,54 @@ pub struct Budget {
     pub window: Window,
     /// Where its days begin.
     pub zone: TimeZone,
-    /// What may be spent in one period, nano-USD.
+    /// What may be spent in one period, nano-USD, top-ups apart.
     pub limit_nanousd: i64,
+    /// Whether it refuses or only notes.
+    pub mode: Mode,
+    /// Whether holds must be the upper bound of what a call may cost.
+    pub strict: bool,
+    /// Which models it covers; none means every model.
+    pub models: Patterns,
+}
+
+/// A budget's columns as the database has them, its scope apart.
+#[derive(Debug, Clone, Deserialize)]
+pub struct BudgetColumns {
+    /// `budget_id`.
+    pub budget_id: i64,
+    /// `window_kind`.
+    pub window_kind: String,
+    /// `time_zone`.
+    pub time_zone: String,
+    /// `limit_nanousd`.
+    pub limit_nanousd: i64,
+    /// `mode`.
+    pub mode: String,
+    /// `strict`.
+    pub strict: bool,
+    /// `models`.
+    pub models: Vec<String>,
 }
 
 impl Budget {
     /// A budget from its row's columns.
     ///
     /// # Errors
-    /// Says which budget has a window or time zone that this code doesn't know.
-    pub fn from_columns(
-        budget_id: i64,
-        scope: Scope,
-        window_kind: &str,
-        zone_name: &str,
-        limit_nanousd: i64,
-    ) -> Result<Self, String> {
-        let window = Window::from_name(window_kind)
-            .ok_or_else(|| format!("budget {budget_id}: unknown window {window_kind}"))?;
-        let zone = time_zone(zone_name).map_err(|error| format!("budget {budget_id}: {error}"))?;
-        Ok(Self { budget_id, scope, window, zone, limit_nanousd })
+    /// Says which budget has a window, mode or time zone that this code doesn't know.
+    pub fn from_columns(scope: Scope, columns: BudgetColumns) -> Result<Self, String> {
+        let budget_id = columns.budget_id;
+        let unknown = |what: &str, value: &str| format!("budget {budget_id}: unknown {what} {value}");
+        Ok(Self {
+            budget_id,
+            scope,
+            window: Window::from_name(&columns.window_kind)
+                .ok_or_else(|| unknown("window", &columns.window_kind))?,
+            zone: time_zone(&columns.time_zone).map_err(|error| format!("budget {budget_id}: {error}"))?,
+            limit_nanousd: columns.limit_nanousd,
+            mode: Mode::from_name(&columns.mode).ok_or_else(|| unknown("mode", &columns.mode))?,
+            strict: columns.strict,
+            models: Patterns::new(columns.models),
+        })
     }
 }
 
@@ -94,31 +164,36 @@ pub struct Match<'a> {
     pub subject: String,
 }
 
-/// The budgets among `budgets` that a call of `payer` must pass, in the order they are checked:
-/// org, team, user, and within a tier by number. An own row replaces the `*` row of the same window.
+/// The budgets among `budgets` that a call of `payer` to `model` must pass, in the order they are
+/// checked: org, team, user, and within a tier by number. An own row replaces the `*` row of the same
+/// window and model patterns, unless the own row is a shadow: that one only notes.
 #[must_use]
-pub fn matching<'a>(budgets: &'a [Budget], payer: &Payer) -> Vec<Match<'a>> {
+pub fn matching<'a>(
+    budgets: impl IntoIterator<Item = &'a Budget>,
+    payer: &Payer,
+    model: &str,
+) -> Vec<Match<'a>> {
     let team = payer.team.as_deref().unwrap_or_default();
     let user = payer.user.as_deref().unwrap_or_default();
     let in_place =
         |place: &str, value: &str| place.is_empty() || place == value || (place == EACH && !value.is_empty());
     let mut matches: Vec<Match<'a>> = budgets
-        .iter()
+        .into_iter()
         .filter(|budget| {
             budget.scope.org == payer.org
                 && in_place(&budget.scope.team, team)
                 && in_place(&budget.scope.user, user)
+                && budget.models.cover(model)
         })
         .map(|budget| Match { budget, subject: subject(&budget.scope, team, user) })
         .collect();
-    let own: BTreeSet<(Tier, Window)> = matches
+    let kind = |budget: &'a Budget| (budget.scope.tier(), budget.window, &budget.models);
+    let own: BTreeSet<(Tier, Window, &Patterns)> = matches
         .iter()
-        .filter(|found| found.subject.is_empty())
-        .map(|found| (found.budget.scope.tier(), found.budget.window))
+        .filter(|found| found.subject.is_empty() && found.budget.mode == Mode::Enforce)
+        .map(|found| kind(found.budget))
         .collect();
-    matches.retain(|found| {
-        found.subject.is_empty() || !own.contains(&(found.budget.scope.tier(), found.budget.window))
-    });
+    matches.retain(|found| found.subject.is_empty() || !own.contains(&kind(found.budget)));
     matches.sort_by_key(|found| (found.budget.scope.tier(), found.budget.budget_id));
     matches
 }
@@ -144,6 +219,9 @@ mod tests {
             window,
             zone: TimeZone::UTC,
             limit_nanousd: 1,
+            mode: Mode::Enforce,
+            strict: false,
+            models: Patterns::default(),
         }
     }
 
@@ -152,7 +230,10 @@ mod tests {
     }
 
     fn matched(budgets: &[Budget], payer: &Payer) -> Vec<(i64, String)> {
-        matching(budgets, payer).into_iter().map(|found| (found.budget.budget_id, found.subject)).collect()
+        matching(budgets, payer, "gpt-4o")
+            .into_iter()
+            .map(|found| (found.budget.budget_id, found.subject))
+            .collect()
     }
 
     #[test]
@@ -193,6 +274,27 @@ mod tests {
             [(4, "search".into()), (2, "ann".into()), (3, String::new())]
         );
         assert!(matched(&budgets, &payer(None, None)).is_empty());
+    }
+
+    #[test]
+    fn an_own_row_replaces_only_its_like_and_a_shadow_row_nothing() {
+        let each = || budget(1, "search", EACH, Window::Day);
+        let own = || budget(2, "search", "ann", Window::Day);
+        let patterns = |names: &[&str]| Patterns::new(names.iter().map(|name| (*name).to_owned()).collect());
+        let ids = |budgets: &[Budget]| {
+            matched(budgets, &payer(Some("search"), Some("ann")))
+                .into_iter()
+                .map(|found| found.0)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&[each(), own()]), [2]);
+        assert_eq!(ids(&[each(), Budget { mode: Mode::Shadow, ..own() }]), [1, 2]);
+        assert_eq!(ids(&[Budget { mode: Mode::Shadow, ..each() }, own()]), [2]);
+        assert_eq!(ids(&[each(), Budget { models: patterns(&["gpt-*"]), ..own() }]), [1, 2]);
+        let both = |budget: Budget| Budget { models: patterns(&["gpt-*", "o?"]), ..budget };
+        assert_eq!(ids(&[both(each()), both(own())]), [2]);
+        // A row for other models is not touched at all, and replaces nothing.
+        assert_eq!(ids(&[each(), Budget { models: patterns(&["claude-*"]), ..own() }]), [1]);
     }
 
     #[test]

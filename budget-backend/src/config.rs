@@ -45,8 +45,16 @@ pub struct Config {
     pub sweep_grace: Duration,
     /// `PURSER_DEFAULT_OUTPUT_TOKENS`: output held for a request without a cap.
     pub default_output_tokens: u64,
+    /// `PURSER_STRICT_OUTPUT_TOKENS`: the cap written into a request without one where a budget is
+    /// strict.
+    pub strict_output_tokens: u64,
+    /// `PURSER_OUTPUT_PERCENTILE`: how many in a hundred recent answers the output held for a request
+    /// without a cap shall suffice for; 100 is the longest seen.
+    pub output_percentile: u8,
     /// `PURSER_LANES`: batches of holds committed side by side.
     pub lanes: usize,
+    /// `PURSER_LEDGER_RETENTION_DAYS`: how long the ledger's detail is kept; 0 for ever.
+    pub ledger_retention_days: u32,
 }
 
 // By hand, so that no token and no password can reach a log.
@@ -102,6 +110,17 @@ impl Reader<'_> {
                 name,
                 format_args!("expected a whole number from {} to {}, got {text:?}", range.0, range.1),
             ),
+        }
+    }
+
+    /// A month of detail at least, so that no budget's running month loses what it is checked against.
+    fn retention(&mut self) -> Option<u32> {
+        let name = "PURSER_LEDGER_RETENTION_DAYS";
+        match self.number(name, 400, (0, 36_500))? {
+            days @ 1..32 => {
+                self.mistake(name, format_args!("expected 0 (for ever) or at least 32, got {days}"))
+            }
+            days => Some(days),
         }
     }
 
@@ -216,7 +235,19 @@ impl Config {
         let sweep_interval_ms = reader.number("PURSER_SWEEP_INTERVAL_MS", 5_000, (10, 3_600_000));
         let sweep_grace_s = reader.number("PURSER_SWEEP_GRACE_S", 60, (0, 86_400));
         let default_output_tokens = reader.number("PURSER_DEFAULT_OUTPUT_TOKENS", 1_024, (1, 10_000_000));
+        let strict_output_tokens = reader.number("PURSER_STRICT_OUTPUT_TOKENS", 4_096, (1, 10_000_000));
+        let output_percentile = reader.number("PURSER_OUTPUT_PERCENTILE", 95, (50, 100));
         let lanes = reader.number("PURSER_LANES", 4, (1, 64));
+        let ledger_retention_days = reader.retention();
+        if let (Some(database), Some(lanes)) = (&database, lanes)
+            && lanes >= usize::try_from(database.pool_max).unwrap_or(usize::MAX)
+        {
+            let problem = format!(
+                "is {lanes}; each lane keeps a connection, and PURSER_DB_POOL_MAX ({}) must leave some over",
+                database.pool_max
+            );
+            reader.mistake::<()>("PURSER_LANES", problem);
+        }
         Some(Self {
             database: database?,
             listen_addr: listen_addr?,
@@ -226,7 +257,10 @@ impl Config {
             sweep_interval: Duration::from_millis(sweep_interval_ms?),
             sweep_grace: Duration::from_secs(sweep_grace_s?),
             default_output_tokens: default_output_tokens?,
+            strict_output_tokens: strict_output_tokens?,
+            output_percentile: output_percentile?,
             lanes: lanes?,
+            ledger_retention_days: ledger_retention_days?,
         })
     }
 }
@@ -261,7 +295,9 @@ mod tests {
             ("PURSER_LISTEN_ADDR", "localhost"),
             ("PURSER_DB_POOL_MIN", "40"),
             ("PURSER_HOLD_TTL_S", "15m"),
+            ("PURSER_OUTPUT_PERCENTILE", "49"),
             ("PURSER_LANES", "0"),
+            ("PURSER_LEDGER_RETENTION_DAYS", "31"),
         ])
         .unwrap_err();
         let named: Vec<&str> = mistakes.iter().filter_map(|mistake| mistake.split(':').next()).collect();
@@ -274,7 +310,9 @@ mod tests {
                 "PURSER_ADMIN_TOKEN",
                 "PURSER_LISTEN_ADDR",
                 "PURSER_HOLD_TTL_S",
-                "PURSER_LANES"
+                "PURSER_OUTPUT_PERCENTILE",
+                "PURSER_LANES",
+                "PURSER_LEDGER_RETENTION_DAYS"
             ]
         );
         assert!(mistakes[5].contains("got \"15m\""), "{}", mistakes[5]);

@@ -4,35 +4,49 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan};
+use jiff::Timestamp;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool, migrate::Migrator};
-use uuid::Uuid;
+use sqlx::{Connection, PgConnection, PgPool, migrate::MigrateError, migrate::Migrator};
 
 use crate::config::DatabaseConfig;
+use crate::maintain;
 
 /// The schema, in the order it grew.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
-/// Months of ledger partitions made ahead, the running one included.
-const MONTHS_AHEAD: i64 = 3;
-
-/// Session limits, milliseconds: a process that freezes inside a transaction must not keep an org's
-/// counters locked, and nothing waits for ever.
-const CHECK_LIMITS_MS: [(&str, &str); 3] = [
-    ("lock_timeout", "2000"),
-    ("statement_timeout", "5000"),
-    ("idle_in_transaction_session_timeout", "5000"),
+/// Session limits, milliseconds: a process that freezes inside a transaction loses its locks on an
+/// org's counters about when the holds that wait for them give up, and nothing waits for ever. The
+/// keepalives end the sessions of a host that is gone.
+const CHECK_LIMITS_MS: [(&str, &str); 7] = [
+    ("lock_timeout", "500"),
+    ("statement_timeout", "1000"),
+    ("idle_in_transaction_session_timeout", "500"),
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "15000"),
 ];
 
 /// Longest wait for one connection attempt.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// The tracker's batches are larger and nobody waits for them.
-const TRACKER_LIMITS: &str =
-    "-c lock_timeout=5000 -c statement_timeout=30000 -c idle_in_transaction_session_timeout=5000";
+const TRACKER_LIMITS: &str = "-c lock_timeout=5000 -c statement_timeout=30000 -c idle_in_transaction_session_timeout=500 \
+     -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=15000";
+
+/// A migration may take its time over the rows it changes, but not over a lock that others queue behind.
+const MIGRATION_LIMITS_MS: [(&str, &str); 3] = [
+    ("lock_timeout", "2000"),
+    ("statement_timeout", "1800000"),
+    ("idle_in_transaction_session_timeout", "60000"),
+];
+
+/// How long a replica waits for its locks, and for another one's migration, before it gives up.
+const MIGRATION_PATIENCE: Duration = Duration::from_secs(60);
+
+/// An operator's command may read everything there is, and gives up in the end all the same.
+const COMMAND_LIMITS: &str =
+    "-c lock_timeout=30000 -c statement_timeout=3600000 -c idle_in_transaction_session_timeout=60000";
 
 /// The database could not be reached or prepared.
 #[derive(Debug, thiserror::Error)]
@@ -135,54 +149,51 @@ pub fn tracker_config(config: &DatabaseConfig) -> postgres::Config {
     database
 }
 
+/// The sync client's options for an operator's command, from the same URL.
+#[must_use]
+pub fn command_config(config: &DatabaseConfig) -> postgres::Config {
+    let mut database = tracker_config(config);
+    database.application_name("purser-command").options(COMMAND_LIMITS);
+    database
+}
+
 /// Brings the schema up to date and makes the ledger's next partitions. Safe to run by several
 /// replicas at once.
 ///
 /// # Errors
 /// [`DatabaseError`].
 pub async fn migrate(pool: &PgPool) -> Result<(), DatabaseError> {
-    MIGRATIONS.run(pool).await?;
-    make_partitions(pool, Timestamp::now()).await
-}
-
-async fn make_partitions(pool: &PgPool, now: Timestamp) -> Result<(), DatabaseError> {
-    let mut transaction = pool.begin().await?;
-    // One replica at a time: IF NOT EXISTS alone still races.
-    sqlx::query("select pg_advisory_xact_lock(hashtext('purser.partitions'))")
-        .execute(&mut *transaction)
-        .await?;
-    let mut month = now.to_zoned_datetime(TimeZone::UTC).date().first_of_month();
-    for _ in 0..MONTHS_AHEAD {
-        let next = month.checked_add(1.month())?;
-        // Identifiers and bounds can't be bound as parameters; all three are made here from numbers.
-        let sql = format!(
-            "create table if not exists llm_requests_{} partition of llm_requests for values from ('{}') to ('{}')",
-            month.strftime("y%Ym%m"),
-            first_id(month)?,
-            first_id(next)?
-        );
-        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *transaction).await?;
-        month = next;
+    run_migrations(pool).await?;
+    // Those that can't be made now wait: the default partition takes their rows meanwhile.
+    let (_made, postponed) = maintain::make_partitions(pool, Timestamp::now()).await?;
+    if !postponed.is_empty() {
+        tracing::warn!(?postponed, "partitions of the ledger are made later; others were using it");
     }
-    transaction.commit().await?;
     Ok(())
 }
 
-/// The smallest UUIDv7 whose time lies on or after the first instant of a UTC day.
-fn first_id(day: Date) -> Result<Uuid, jiff::Error> {
-    let unix_ms = day.to_zoned_datetime(TimeZone::UTC)?.timestamp().as_millisecond();
-    Ok(Uuid::from_u128(u128::try_from(unix_ms).unwrap_or(0) << 80))
+/// Runs what is missing on a connection of its own, with limits of its own. What a lock kept from
+/// being done was rolled back, and is tried again.
+async fn run_migrations(pool: &PgPool) -> Result<(), DatabaseError> {
+    let options = pool.connect_options().as_ref().clone();
+    let options = options.application_name("purser-migrations").options(MIGRATION_LIMITS_MS);
+    let started = Instant::now();
+    loop {
+        let mut connection = PgConnection::connect_with(&options).await?;
+        let done = MIGRATIONS.run(&mut connection).await;
+        // Closed whatever became of it: a failed run leaves its lock with the connection.
+        let closed = connection.close().await;
+        match done {
+            Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _))
+                if is_lock_timeout(&error) && started.elapsed() < MIGRATION_PATIENCE =>
+            {
+                tracing::warn!(%error, "others are using the tables; the migration is tried again");
+            }
+            done => return Ok(done.map(|()| closed)??),
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_month_starts_at_its_first_id() {
-        let first = first_id(jiff::civil::date(2026, 11, 1)).unwrap();
-        // 2026-11-01T00:00:00Z is 1_793_491_200_000 ms.
-        assert_eq!(first, Uuid::from_u128(1_793_491_200_000 << 80));
-        assert!(first < first_id(jiff::civil::date(2026, 12, 1)).unwrap());
-    }
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03")
 }

@@ -2,7 +2,7 @@
 
 use purser_protocol::Size;
 
-use crate::pricing::{CostOverflow, Rates, sum_of_products};
+use crate::pricing::{CostOverflow, Price, PriceMatch, Rates, sum_of_products};
 
 /// English text runs at about four bytes a token, and the size counts the JSON around the text too,
 /// so that this errs on the high side for it.
@@ -17,6 +17,43 @@ const MAX_OUTPUT_TOKENS_PER_CHOICE: u64 = 1_048_576;
 
 /// The most answers one request may ask for, by OpenAI's limit.
 const MAX_CHOICES: u32 = 128;
+
+/// What a provider adds around the text it is sent, tokens. The bytes count the JSON around each
+/// message already, which is longer than what marks a message for the model.
+const OVERHEAD_TOKENS: u64 = 256;
+
+/// The most a call can cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// Nano-USD.
+    pub amount_nanousd: i64,
+    /// The output cap it counts on and the request lacks, tokens per choice: it has to be written
+    /// into the request.
+    pub output_cap_tokens: Option<u64>,
+}
+
+/// The true upper bound of what a call may cost: every byte of text a token, since no tokenizer makes
+/// more of it, at the dearest class of input; the cap, or `default_cap_tokens` if there is none, for
+/// every choice at the dearest class of output.
+///
+/// # Errors
+/// What can't be bounded.
+pub fn upper_bound(size: &Size, price: &Price, default_cap_tokens: u64) -> Result<Bound, &'static str> {
+    if size.media_parts > 0 {
+        return Err("media in the request");
+    }
+    if price.matched == PriceMatch::Ceiling {
+        return Err("a model without a price of its own");
+    }
+    let output_cap_tokens = size.max_output_tokens.is_none().then_some(default_cap_tokens);
+    let cap = size.max_output_tokens.unwrap_or(default_cap_tokens);
+    let input_tokens = size.text_bytes.saturating_add(OVERHEAD_TOKENS);
+    let output_tokens = cap.saturating_mul(size.choices.max(1).into());
+    let rates = &price.rates;
+    let classes = [(input_tokens, rates.dearest_input()), (output_tokens, rates.dearest_output())];
+    let amount_nanousd = sum_of_products(classes).map_err(|_| "an output cap beyond all measure")?;
+    Ok(Bound { amount_nanousd, output_cap_tokens })
+}
 
 /// Tokens a call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +110,40 @@ mod tests {
     fn an_absurd_request_reserves_no_more_than_the_longest_answers() {
         let size = Size { max_output_tokens: Some(u64::MAX), choices: u32::MAX, ..Size::default() };
         assert_eq!(estimate(&size, 1).output_tokens, 128 * 1_048_576);
+    }
+
+    fn price(matched: PriceMatch) -> Price {
+        let rates = Rates {
+            input: 1_000_000,
+            cache_write_1h: 2_000_000,
+            output: 10_000_000,
+            reasoning: 11_000_000,
+            ..Rates::default()
+        };
+        Price { rates, reasons: false, priced_as: "m".into(), matched, effective_from_unix_s: None }
+    }
+
+    #[test]
+    fn a_bound_takes_the_dearest_of_everything() {
+        let size = Size { text_bytes: 744, max_output_tokens: Some(50), choices: 3, ..Size::default() };
+        let bound = upper_bound(&size, &price(PriceMatch::Exact), 4_096).unwrap();
+        assert_eq!(bound, Bound { amount_nanousd: 2 * 1_000 + 11 * 150, output_cap_tokens: None });
+    }
+
+    #[test]
+    fn a_missing_cap_is_written_into_the_request() {
+        let size = Size { choices: 2, ..Size::default() };
+        let bound = upper_bound(&size, &price(PriceMatch::Undated), 100).unwrap();
+        assert_eq!(bound, Bound { amount_nanousd: 2 * 256 + 11 * 200, output_cap_tokens: Some(100) });
+    }
+
+    #[test]
+    fn what_has_no_bound_is_said() {
+        let exact = price(PriceMatch::Exact);
+        assert!(upper_bound(&Size { media_parts: 1, ..Size::default() }, &exact, 1).is_err());
+        assert!(upper_bound(&Size::default(), &price(PriceMatch::Ceiling), 1).is_err());
+        let absurd = Size { max_output_tokens: Some(u64::MAX), choices: 9, ..Size::default() };
+        assert!(upper_bound(&absurd, &exact, 1).is_err());
     }
 
     #[test]

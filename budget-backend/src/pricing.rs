@@ -24,6 +24,12 @@ pub struct Rates {
 }
 
 impl Rates {
+    /// The dearest class of input.
+    #[must_use]
+    pub fn dearest_input(&self) -> i64 {
+        self.input.max(self.cached_input).max(self.cache_write_5m).max(self.cache_write_1h)
+    }
+
     /// The dearest class of output.
     #[must_use]
     pub fn dearest_output(&self) -> i64 {
@@ -133,6 +139,8 @@ pub struct Price {
 pub struct PriceBook {
     /// Provider → model → rows by date, oldest first.
     rows: BTreeMap<String, BTreeMap<String, Vec<PriceRow>>>,
+    /// Provider → name without a date → the models of that name.
+    named: BTreeMap<String, BTreeMap<String, Vec<String>>>,
 }
 
 impl PriceBook {
@@ -146,6 +154,13 @@ impl PriceBook {
         }
         for rows in book.rows.values_mut().flat_map(BTreeMap::values_mut) {
             rows.sort_by_key(|row| row.effective_from_unix_s);
+        }
+        for (provider, models) in &book.rows {
+            let names = book.named.entry(provider.clone()).or_default();
+            for model in models.keys() {
+                let name = without_date(model).unwrap_or(model);
+                names.entry(name.to_owned()).or_default().push(model.clone());
+            }
         }
         book
     }
@@ -184,6 +199,18 @@ impl PriceBook {
             .and_then(|model| self.find(provider, model, at_unix_s))
             .filter(|price| price.matched != PriceMatch::Ceiling);
         named.or_else(|| self.find(provider, asked, at_unix_s))
+    }
+
+    /// As [`Self::find`], at the dearest rate of each class among the model and the dated models of its
+    /// name: an answer may name any of them, and is charged at its price.
+    #[must_use]
+    pub fn dearest(&self, provider: &str, model: &str, at_unix_s: i64) -> Option<Price> {
+        let price = self.find(provider, model, at_unix_s)?;
+        let name = without_date(model).unwrap_or(model);
+        let alike = self.named.get(provider).and_then(|names| names.get(name)).into_iter().flatten();
+        let rows = alike.filter_map(|other| self.row(provider, other, at_unix_s));
+        let rates = rows.map(|row| row.rates).fold(price.rates, Rates::dearest);
+        Some(Price { rates, ..price })
     }
 
     fn row(&self, provider: &str, model: &str, at_unix_s: i64) -> Option<&PriceRow> {
@@ -321,6 +348,23 @@ mod tests {
         assert_eq!(priced_as("small", Some("who-knows")), "small");
         assert_eq!(priced_as("small", None), "small");
         assert_eq!(priced_as("who-knows", Some("nobody")), "*");
+    }
+
+    #[test]
+    fn the_dearest_of_a_name_covers_its_dated_models_and_no_others() {
+        let book = PriceBook::new([
+            row("openai", "gpt-4o", 0, 25, 100),
+            row("openai", "gpt-4o-2024-05-13", 0, 50, 90),
+            row("openai", "gpt-4o-mini", 0, 900, 900),
+            row("azure", "gpt-4o-2024-08-06", 0, 800, 800),
+        ]);
+        let rates = |model: &str| {
+            let price = book.dearest("openai", model, 1).unwrap();
+            (price.rates.input, price.rates.output, price.matched)
+        };
+        assert_eq!(rates("gpt-4o"), (50, 100, PriceMatch::Exact));
+        assert_eq!(rates("gpt-4o-2024-11-20"), (50, 100, PriceMatch::Undated));
+        assert_eq!(rates("unknown").2, PriceMatch::Ceiling);
     }
 
     #[test]

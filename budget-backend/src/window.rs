@@ -4,7 +4,7 @@
 //! the budget's own time zone, so a day is 23 or 25 hours long when its clocks change.
 
 use jiff::civil::Weekday;
-use jiff::tz::TimeZone;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{Timestamp, ToSpan, ZonedDateTime};
 use purser_protocol::Window;
 
@@ -33,12 +33,13 @@ pub enum WindowError {
     },
 }
 
-/// Looks an IANA time zone name up.
+/// Looks an IANA time zone name up, in the copy of the database that is compiled in: a machine's own may
+/// be older, newer or lack names, and two replicas must never place one period differently.
 ///
 /// # Errors
 /// [`WindowError::UnknownTimeZone`].
 pub fn time_zone(name: &str) -> Result<TimeZone, WindowError> {
-    TimeZone::get(name).map_err(|_| WindowError::UnknownTimeZone(name.to_owned()))
+    TimeZoneDatabase::bundled().get(name).map_err(|_| WindowError::UnknownTimeZone(name.to_owned()))
 }
 
 /// The period of `window`, in `zone`, that contains the instant.
@@ -155,10 +156,130 @@ mod tests {
     }
 
     #[test]
+    fn weeks_and_months_with_a_change_of_clocks_in_them_are_an_hour_off() {
+        for (window, zone, now, start, end, hours) in [
+            // Berlin's clocks go forward on Sunday, March 29, and back on Sunday, October 25.
+            (
+                Window::Week,
+                "Europe/Berlin",
+                "2026-03-29T00:59:59Z",
+                "2026-03-22T23:00:00Z",
+                "2026-03-29T22:00:00Z",
+                167,
+            ),
+            (
+                Window::Week,
+                "Europe/Berlin",
+                "2026-03-29T01:00:00Z",
+                "2026-03-22T23:00:00Z",
+                "2026-03-29T22:00:00Z",
+                167,
+            ),
+            (
+                Window::Week,
+                "Europe/Berlin",
+                "2026-03-29T22:00:00Z",
+                "2026-03-29T22:00:00Z",
+                "2026-04-05T22:00:00Z",
+                168,
+            ),
+            (
+                Window::Week,
+                "Europe/Berlin",
+                "2026-10-25T22:30:00Z",
+                "2026-10-18T22:00:00Z",
+                "2026-10-25T23:00:00Z",
+                169,
+            ),
+            (
+                Window::Week,
+                "Europe/Berlin",
+                "2026-10-25T23:00:00Z",
+                "2026-10-25T23:00:00Z",
+                "2026-11-01T23:00:00Z",
+                168,
+            ),
+            (
+                Window::Month,
+                "Europe/Berlin",
+                "2026-03-31T21:59:59Z",
+                "2026-02-28T23:00:00Z",
+                "2026-03-31T22:00:00Z",
+                743,
+            ),
+            (
+                Window::Month,
+                "Europe/Berlin",
+                "2026-03-31T22:00:00Z",
+                "2026-03-31T22:00:00Z",
+                "2026-04-30T22:00:00Z",
+                720,
+            ),
+            (
+                Window::Month,
+                "Europe/Berlin",
+                "2026-10-31T22:30:00Z",
+                "2026-09-30T22:00:00Z",
+                "2026-10-31T23:00:00Z",
+                745,
+            ),
+            // In New York they go back on November 1: the hour that happens twice opens the month and
+            // closes the week.
+            (
+                Window::Month,
+                "America/New_York",
+                "2026-11-01T06:30:00Z",
+                "2026-11-01T04:00:00Z",
+                "2026-12-01T05:00:00Z",
+                721,
+            ),
+            (
+                Window::Week,
+                "America/New_York",
+                "2026-11-01T06:30:00Z",
+                "2026-10-26T04:00:00Z",
+                "2026-11-02T05:00:00Z",
+                169,
+            ),
+            (
+                Window::Month,
+                "America/New_York",
+                "2026-03-08T07:00:00Z",
+                "2026-03-01T05:00:00Z",
+                "2026-04-01T04:00:00Z",
+                743,
+            ),
+            // South of the equator, and by half an hour.
+            (
+                Window::Month,
+                "Australia/Lord_Howe",
+                "2026-10-15T00:00:00Z",
+                "2026-09-30T13:30:00Z",
+                "2026-10-31T13:00:00Z",
+                743,
+            ),
+        ] {
+            let got = period(window, &time_zone(zone).unwrap(), unix(now)).unwrap();
+            let expected = Period { start_unix_s: unix(start), end_unix_s: Some(unix(end)) };
+            assert_eq!(got, expected, "{window:?} {zone} {now}");
+            assert_eq!((unix(end) - unix(start)) / 3_600, hours, "{window:?} {zone} {now}");
+        }
+    }
+
+    #[test]
     fn total_is_one_period_for_ever() {
         let zone = time_zone("Asia/Tokyo").unwrap();
         let got = period(Window::Total, &zone, unix("2026-11-23T15:00:00Z")).unwrap();
         assert_eq!(got, Period { start_unix_s: 0, end_unix_s: None });
+    }
+
+    #[test]
+    fn a_zone_is_the_same_on_every_machine() {
+        for of_this_machine in ["localtime", "posixrules", "posix/Europe/Berlin", "right/UTC"] {
+            assert!(time_zone(of_this_machine).is_err(), "{of_this_machine}");
+        }
+        // Old names that many machines don't have any more.
+        assert!(time_zone("US/Pacific").is_ok());
     }
 
     #[test]

@@ -61,6 +61,11 @@ fn error(
 
 const INVALID: &str = "invalid_request_error";
 
+/// No, and not for want of money: it must not look like a quota that fills up again.
+fn forbidden(details: &'static str, code: &str, message: &str) -> Reply {
+    error(403, details, INVALID, Some(code), None, message)
+}
+
 /// The verdict was no.
 #[must_use]
 pub fn denied(deny: &Deny, hold_id: Uuid) -> Reply {
@@ -70,13 +75,12 @@ pub fn denied(deny: &Deny, hold_id: Uuid) -> Reply {
             let quota = "insufficient_quota";
             error(429, "purser_over_budget", quota, Some(quota), None, message)
         }
-        DenyReason::NotPriceable => {
-            let code = Some("not_priceable");
-            error(403, "purser_not_priceable", INVALID, code, None, message)
-        }
-        DenyReason::Closed | DenyReason::Other => {
-            error(403, "purser_denied", INVALID, Some("denied"), None, message)
-        }
+        DenyReason::NotPriceable => forbidden("purser_not_priceable", "not_priceable", message),
+        DenyReason::Blocked => forbidden("purser_blocked", "blocked", message),
+        DenyReason::ModelNotAllowed => forbidden("purser_model_not_allowed", "model_not_allowed", message),
+        DenyReason::NoBudget => forbidden("purser_no_budget", "no_budget", message),
+        DenyReason::NotBoundable => forbidden("purser_not_boundable", "not_boundable", message),
+        DenyReason::Closed | DenyReason::Other => forbidden("purser_denied", "denied", message),
     };
     if let Some(budget) = &deny.budget {
         let headers = &mut reply.headers;
@@ -97,7 +101,7 @@ pub fn denied(deny: &Deny, hold_id: Uuid) -> Reply {
 #[must_use]
 pub fn unidentified(cause: &IdentityError) -> Reply {
     let message = format!("No budget owner for this request: {cause}.");
-    error(403, "purser_unidentified", INVALID, Some("unidentified"), None, &message)
+    forbidden("purser_unidentified", "unidentified", &message)
 }
 
 /// The request may cost money but speaks an API that can't be metered.
@@ -105,7 +109,7 @@ pub fn unidentified(cause: &IdentityError) -> Reply {
 pub fn unknown_api() -> Reply {
     let message = "This method and path are not metered, so they are not let through. \
                    Metered is POST /v1/chat/completions.";
-    error(403, "purser_unknown_api", INVALID, Some("unknown_api"), None, message)
+    forbidden("purser_unknown_api", "unknown_api", message)
 }
 
 /// The request's body can't be read.
@@ -144,6 +148,7 @@ mod tests {
     fn deny(reason: DenyReason) -> Deny {
         Deny {
             reason,
+            strict: false,
             message: "The \"team\" budget\nis used up.".to_owned(),
             budget: Some(DeniedBudget {
                 budget_id: 1,
@@ -194,6 +199,10 @@ mod tests {
         let unreadable_model = Unreadable::Member { name: "model", expected: "a name" };
         for (reply, status, code, param) in [
             (denied(&deny(DenyReason::NotPriceable), Uuid::nil()), 403, "not_priceable", None),
+            (denied(&deny(DenyReason::Blocked), Uuid::nil()), 403, "blocked", None),
+            (denied(&deny(DenyReason::ModelNotAllowed), Uuid::nil()), 403, "model_not_allowed", None),
+            (denied(&deny(DenyReason::NoBudget), Uuid::nil()), 403, "no_budget", None),
+            (denied(&deny(DenyReason::NotBoundable), Uuid::nil()), 403, "not_boundable", None),
             (denied(&deny(DenyReason::Closed), Uuid::nil()), 403, "denied", None),
             (denied(&deny(DenyReason::Other), Uuid::nil()), 403, "denied", None),
             (unidentified(&IdentityError::Missing("x-o".to_owned())), 403, "unidentified", None),

@@ -2,8 +2,8 @@
 //! out, meters its answer while it flows by, and settles what it cost.
 //!
 //! Everything that decides is pure and runs anywhere: [`exchange`] is the state machine of one
-//! request and its answer, [`outbox`] the queue of what the backend must learn, and the other
-//! modules read and change bytes for them. The glue to the proxy is in `host`, its unsafe calls in
+//! request and its answer, [`outbox`] the queue of what the backend must learn, [`live`] the
+//! holds it must renew, and the other modules read and change bytes for them. The glue to the proxy is in `host`, its unsafe calls in
 //! `hostcalls` alone; both exist only with the feature of that name.
 //!
 //! A panic here would take down every stream of a proxy worker. Code that can panic is denied
@@ -32,14 +32,17 @@ pub mod headers;
 pub mod identity;
 pub mod ids;
 pub mod json_scan;
+pub mod live;
 pub mod media;
 pub mod meter;
 pub mod outbox;
+pub mod recent;
 pub mod request;
 pub mod rewrite;
 pub mod splice;
 pub mod sse;
 pub mod stream_edit;
+pub mod strict;
 pub mod usage;
 pub mod verdict;
 

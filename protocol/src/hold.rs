@@ -1,5 +1,7 @@
 //! Asking for a hold, and the verdict.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -83,6 +85,10 @@ pub struct HoldRequest {
     pub call: Call,
     /// What bounds its cost.
     pub size: Size,
+    /// Cost tags from trusted sources, such as `project`; at most [`crate::MAX_TAGS`]. They travel
+    /// with the hold into the ledger and its rollup.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
     /// How long the filter waits, in milliseconds. The backend holds nothing after it.
     pub deadline_ms: u32,
 }
@@ -121,6 +127,10 @@ pub struct Allow {
     /// What the filter must change in the request before it goes out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<Rewrite>,
+    /// Whether a strict budget was touched: its payer must not be let through without a verdict, so
+    /// the filter fails closed for it while it remembers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
 }
 
 /// What a tier has left.
@@ -157,6 +167,9 @@ pub struct Deny {
     /// The budget that refused, when one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<DeniedBudget>,
+    /// As in [`Allow`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
 }
 
 /// Why a hold is refused.
@@ -169,6 +182,14 @@ pub enum DenyReason {
     Closed,
     /// The request can't be priced or can't be right (an empty name, an impossible number).
     NotPriceable,
+    /// An operator has shut this org, team or user off.
+    Blocked,
+    /// The payer may not use this model.
+    ModelNotAllowed,
+    /// The org wants a budget in each of some tiers, and one of them has none.
+    NoBudget,
+    /// A strict budget is touched, and nothing bounds what the call may cost.
+    NotBoundable,
     /// A reason newer than this reader.
     #[serde(other)]
     Other,
@@ -206,6 +227,23 @@ pub enum Tier {
     Team,
     /// A user of a team.
     User,
+}
+
+impl DenyReason {
+    /// The name on the wire and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OverBudget => "over_budget",
+            Self::Closed => "closed",
+            Self::NotPriceable => "not_priceable",
+            Self::Blocked => "blocked",
+            Self::ModelNotAllowed => "model_not_allowed",
+            Self::NoBudget => "no_budget",
+            Self::NotBoundable => "not_boundable",
+            Self::Other => "other",
+        }
+    }
 }
 
 impl Tier {

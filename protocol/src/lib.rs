@@ -17,8 +17,8 @@ pub use hold::{
 };
 pub use money::{ParseUsdError, format_usd, parse_usd};
 pub use settlement::{
-    Admission, Ending, ItemResult, Outcome, Settlement, SettlementBatch, SettlementItem, SettlementResponse,
-    Usage, UsageQuality, Void,
+    Admission, Ending, ItemResult, Outcome, Renew, Settlement, SettlementBatch, SettlementItem,
+    SettlementResponse, Usage, UsageQuality, Void,
 };
 
 /// The version this code speaks.
@@ -44,6 +44,12 @@ pub const MARKER_VALUE: &str = "1";
 
 /// Most items one [`SettlementBatch`] may carry; a larger batch is refused whole with 413.
 pub const MAX_BATCH_ITEMS: usize = 256;
+
+/// Most cost tags of one call.
+pub const MAX_TAGS: usize = 8;
+
+/// Longest name or value of a cost tag, in bytes.
+pub const MAX_TAG_BYTES: usize = 64;
 
 /// Longest org, team, user, provider or model name, in bytes. Longer ones are refused.
 pub const MAX_NAME_BYTES: usize = 256;

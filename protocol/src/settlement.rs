@@ -1,5 +1,7 @@
 //! Telling what a call cost, or that it never went out.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -23,6 +25,9 @@ pub enum SettlementItem {
     Settle(Box<Settlement>),
     /// Nothing was sent upstream; the hold, if there is one, is given back.
     Void(Void),
+    /// The call is still running; its hold shall live on. Sent in batches of its own, so that a
+    /// backend which doesn't know renewals refuses nothing else.
+    Renew(Renew),
 }
 
 impl SettlementItem {
@@ -32,6 +37,7 @@ impl SettlementItem {
         match self {
             Self::Settle(settlement) => settlement.hold_id,
             Self::Void(void) => void.hold_id,
+            Self::Renew(renew) => renew.hold_id,
         }
     }
 
@@ -41,6 +47,7 @@ impl SettlementItem {
         match self {
             Self::Settle(settlement) => &settlement.payer,
             Self::Void(void) => &void.payer,
+            Self::Renew(renew) => &renew.payer,
         }
     }
 }
@@ -79,6 +86,9 @@ pub struct Settlement {
     /// From the request's arrival to the first byte of the answer's body, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_byte_ms: Option<u64>,
+    /// Cost tags, as in the hold.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
 }
 
 /// Gives back a hold whose call was never sent. Also sent when the hold's answer was never seen: if
@@ -88,6 +98,15 @@ pub struct Void {
     /// The id of the hold.
     pub hold_id: Uuid,
     /// Who would have paid.
+    pub payer: Payer,
+}
+
+/// Keeps a running call's hold from expiring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renew {
+    /// The id of the hold.
+    pub hold_id: Uuid,
+    /// Who pays.
     pub payer: Payer,
 }
 
@@ -206,9 +225,10 @@ pub struct ItemResult {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
-    /// It is in the ledger.
+    /// It is in the ledger; a renewed hold lives on.
     Recorded,
-    /// It was there already, or its hold was closed by something that beats it.
+    /// It was there already, or its hold was closed by something that beats it. A renewal found no
+    /// open hold.
     Duplicate,
     /// It can't be recorded, now or later.
     Rejected {

@@ -23,15 +23,25 @@ fn round_trip<T: DeserializeOwned + Serialize>(name: &str) -> T {
 
 #[test]
 fn every_golden_file_reads_and_writes_the_same() {
-    round_trip::<HoldRequest>("hold-request");
-    round_trip::<HoldRequest>("hold-request-least");
-    for name in ["hold-allow", "hold-allow-rewrite", "hold-deny", "hold-deny-total"] {
+    for name in ["hold-request", "hold-request-least", "hold-request-tags"] {
+        round_trip::<HoldRequest>(name);
+    }
+    for name in [
+        "hold-allow",
+        "hold-allow-rewrite",
+        "hold-allow-strict",
+        "hold-deny",
+        "hold-deny-strict",
+        "hold-deny-total",
+    ] {
         round_trip::<HoldResponse>(name);
     }
-    round_trip::<SettlementBatch>("settlement-batch");
+    for name in ["settlement-batch", "settlement-batch-tags", "settlement-batch-renewal"] {
+        round_trip::<SettlementBatch>(name);
+    }
     round_trip::<SettlementResponse>("settlement-response");
     let files = std::fs::read_dir(format!("{}/golden", env!("CARGO_MANIFEST_DIR"))).unwrap().count();
-    assert_eq!(files, 8, "a golden file that no test reads pins nothing");
+    assert_eq!(files, 13, "a golden file that no test reads pins nothing");
 }
 
 #[test]
@@ -49,6 +59,24 @@ fn fields_that_came_later_have_defaults() {
     least["size"] = json!({"text_bytes": 0});
     let read: HoldRequest = serde_json::from_value(least).unwrap();
     assert_eq!(read, round_trip::<HoldRequest>("hold-request-least"));
+}
+
+#[test]
+fn every_reason_has_one_name() {
+    use purser_protocol::DenyReason;
+    for name in [
+        "over_budget",
+        "closed",
+        "not_priceable",
+        "blocked",
+        "model_not_allowed",
+        "no_budget",
+        "not_boundable",
+        "other",
+    ] {
+        let reason: DenyReason = serde_json::from_value(json!(name)).unwrap();
+        assert_eq!((reason.as_str(), serde_json::to_value(reason).unwrap()), (name, json!(name)));
+    }
 }
 
 #[test]

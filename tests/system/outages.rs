@@ -1,6 +1,8 @@
 //! When the backend or Envoy goes away: calls go on as the route says, and what they cost is
 //! settled later, once.
 
+use std::collections::BTreeMap;
+
 use purser_protocol::{
     Admission, Api, Call, Ending, Outcome, Payer, Settlement, SettlementBatch, SettlementItem, Size, Usage,
     UsageQuality, VERSION,
@@ -166,6 +168,7 @@ async fn a_settlement_sent_again_counts_once() {
         started_at_unix_ms: i64::try_from(now.as_millis()).unwrap(),
         duration_ms: 5,
         first_byte_ms: None,
+        tags: BTreeMap::new(),
     };
     let batch =
         SettlementBatch { version: VERSION, items: vec![SettlementItem::Settle(Box::new(settlement))] };

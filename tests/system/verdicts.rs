@@ -1,10 +1,10 @@
 //! What the filter does with a backend that misbehaves. "Denied" and "failed" never mix: only a
 //! failure consults the failure mode.
 
-use purser_protocol::{Admission, Deny, DenyReason, Rewrite, SettlementItem, UsageQuality, Verdict};
+use purser_protocol::{Admission, Allow, Deny, DenyReason, Rewrite, SettlementItem, UsageQuality, Verdict};
 use serde_json::json;
 use system_tests::harness::client::{App, http, ping, ping_stream, post_chat};
-use system_tests::harness::scripted::Script;
+use system_tests::harness::scripted::{Script, grant};
 use system_tests::harness::stack::Setup;
 use system_tests::harness::wait_until;
 
@@ -84,14 +84,23 @@ async fn a_backend_that_refuses_the_filter_itself_stops_the_call_also_where_the_
 async fn a_denial_denies_in_both_modes() {
     for setup in [Setup::default(), Setup::default().fail_closed()] {
         let stack = setup.start_scripted(Script::Allow).await;
-        for reason in
-            [DenyReason::OverBudget, DenyReason::NotPriceable, DenyReason::Closed, DenyReason::Other]
-        {
+        for (reason, status, code) in [
+            (DenyReason::OverBudget, 429, "insufficient_quota"),
+            (DenyReason::NotPriceable, 403, "not_priceable"),
+            (DenyReason::Blocked, 403, "blocked"),
+            (DenyReason::ModelNotAllowed, 403, "model_not_allowed"),
+            (DenyReason::NoBudget, 403, "no_budget"),
+            (DenyReason::NotBoundable, 403, "not_boundable"),
+            (DenyReason::Closed, 403, "denied"),
+            (DenyReason::Other, 403, "denied"),
+        ] {
             let message = "No more \"money\" \u{1F4B8}.".to_owned();
-            let deny = Verdict::Deny(Deny { reason, message: message.clone(), budget: None });
+            let deny = Verdict::Deny(Deny { reason, message: message.clone(), budget: None, strict: false });
             stack.backend.play(Script::Verdict(Box::new(deny)));
             let answer = stack.chat(&App::of("acme"), &ping()).await;
-            assert!([400, 403, 429].contains(&answer.status.as_u16()), "{reason:?}: {answer:?}");
+            assert_eq!(answer.status.as_u16(), status, "{reason:?}: {answer:?}");
+            assert_eq!(answer.header("content-type"), "application/json", "{reason:?}");
+            assert_eq!(answer.json()["error"]["code"], code, "{reason:?}");
             assert_eq!(answer.header("x-should-retry"), "false", "{reason:?}");
             assert_eq!(answer.header("x-purser-failed-open"), "", "{reason:?}");
             assert_eq!(answer.json()["error"]["message"], message, "{reason:?}");
@@ -125,7 +134,7 @@ async fn a_client_that_leaves_before_the_verdict_gives_the_hold_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rewrite_reaches_the_provider() {
     let rewrite = Rewrite { model: Some("gpt-4.1-mini".to_owned()), max_output_tokens: Some(5) };
-    let allow = purser_protocol::Allow { held_nanousd: 1, remaining: Vec::new(), rewrite: Some(rewrite) };
+    let allow = Allow { rewrite: Some(rewrite), ..grant() };
     let stack = Setup::default().start_scripted(Script::Verdict(Box::new(Verdict::Allow(allow)))).await;
     let answer = stack.chat(&App::of("acme"), &ping_stream()).await.expect(200);
     assert!(answer.text().contains(r#""finish_reason":"length""#), "{}", answer.text());

@@ -3,16 +3,26 @@
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use purser_protocol::{Tier, Window, format_usd, parse_usd};
+use axum::http::{HeaderMap, StatusCode};
+use purser_protocol::{Tier, Window, format_usd};
 use serde::{Deserialize, Serialize};
 
+use super::place::{Place, UsdText, actor, name, patterns, words};
 use super::{ApiError, AppState, validate};
-use crate::admin::{self, BudgetRow, NewBudget, Standing};
-use crate::budget::{EACH, Scope};
+use crate::admin::policies::TopUp;
+use crate::admin::{self, BudgetChange, BudgetRow, Changed, NewBudget, Standing};
+use crate::budget::{EACH, Mode, Scope};
 use crate::ledger::decide::{CounterKey, CounterRef};
 use crate::ledger::store::insert_counters;
-use crate::window::{Period, period, rfc3339, time_zone};
+use crate::pattern::Patterns;
+use crate::window::{Period, WindowError, period, rfc3339, time_zone};
+
+/// Field of the limit.
+const LIMIT: &str = "limit_usd";
+
+/// Most bytes the models of one budget may have together: they are part of the key that keeps a budget
+/// from being made twice.
+const MAX_MODELS_BYTES: usize = 1_024;
 
 /// A budget as an operator asks for it.
 #[derive(Debug, Deserialize)]
@@ -24,18 +34,41 @@ pub struct Create {
     window: Window,
     #[serde(default = "utc")]
     time_zone: String,
-    limit_usd: String,
+    limit_usd: UsdText,
+    #[serde(default = "enforce")]
+    mode: Mode,
+    #[serde(default)]
+    strict: bool,
+    #[serde(default)]
+    models: Vec<String>,
 }
 
 fn utc() -> String {
     "UTC".to_owned()
 }
 
-/// A change of a budget.
+fn enforce() -> Mode {
+    Mode::Enforce
+}
+
+/// A change of a budget; what is left out stays.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
-    limit_usd: String,
+    limit_usd: Option<UsdText>,
+    mode: Option<Mode>,
+    strict: Option<bool>,
+}
+
+/// An extra amount for the running period.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopUpBody {
+    amount_usd: UsdText,
+    #[serde(default)]
+    reason: String,
+    /// For a `*` budget the team or user it is for.
+    subject: Option<String>,
 }
 
 /// Which budgets to list.
@@ -58,7 +91,12 @@ pub struct BudgetView {
     user: Option<String>,
     window: Window,
     time_zone: String,
+    mode: Mode,
+    strict: bool,
+    models: Vec<String>,
     limit_usd: String,
+    /// Added to the limit in the running period.
+    topped_up_usd: String,
     period_start: Option<String>,
     resets_at: Option<String>,
     spent_usd: String,
@@ -75,14 +113,13 @@ pub struct BudgetList {
 /// `POST /v1/budgets`.
 pub async fn create(
     State(state): State<AppState>,
+    headers: HeaderMap,
     body: Result<Json<Create>, JsonRejection>,
 ) -> Result<(StatusCode, Json<BudgetView>), ApiError> {
     let Json(create) = body?;
     let budget = check(create).map_err(ApiError::invalid)?;
-    let Some(row) = admin::create_budget(&state.pool, &budget).await? else {
-        return Err(ApiError::conflict(
-            "an active budget for this place, window and time zone exists; PATCH /v1/budgets/{budget_id} changes it",
-        ));
+    let Some(row) = admin::create_budget(&state.pool, &actor(&headers)?, &budget).await? else {
+        return Err(same_budget());
     };
     count_from_now(&state, &row).await?;
     Ok((StatusCode::CREATED, Json(one(&state, row).await?)))
@@ -91,29 +128,117 @@ pub async fn create(
 /// `PATCH /v1/budgets/{budget_id}`: acts on the next hold; what was spent stays.
 pub async fn change(
     State(state): State<AppState>,
+    headers: HeaderMap,
     Path(budget_id): Path<String>,
     body: Result<Json<Change>, JsonRejection>,
 ) -> Result<Json<BudgetView>, ApiError> {
     let Json(change) = body?;
-    let none = || no_such_budget(&budget_id);
-    let number: i64 = budget_id.parse().map_err(|_| none())?;
-    let row = admin::set_limit(&state.pool, number, limit(&change.limit_usd).map_err(ApiError::invalid)?)
-        .await?
-        .ok_or_else(none)?;
-    Ok(Json(one(&state, row).await?))
+    let number: i64 = budget_id.parse().map_err(|_| no_such_budget(&budget_id))?;
+    let change = BudgetChange {
+        limit_nanousd: change
+            .limit_usd
+            .map(|usd| usd.nanousd(LIMIT))
+            .transpose()
+            .map_err(ApiError::invalid)?,
+        mode: change.mode,
+        strict: change.strict,
+    };
+    if change.limit_nanousd.is_none() && change.mode.is_none() && change.strict.is_none() {
+        return Err(ApiError::invalid("expected one of limit_usd, mode, strict"));
+    }
+    match admin::change_budget(&state.pool, &actor(&headers)?, number, change).await? {
+        Changed::To(row) => Ok(Json(one(&state, *row).await?)),
+        Changed::Missing => Err(no_such_budget(&budget_id)),
+        Changed::Clash => Err(same_budget()),
+    }
 }
 
 /// `DELETE /v1/budgets/{budget_id}`: it stops counting; its history stays.
 pub async fn archive(
     State(state): State<AppState>,
+    headers: HeaderMap,
     Path(budget_id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let number: i64 = budget_id.parse().map_err(|_| no_such_budget(&budget_id))?;
-    if admin::archive_budget(&state.pool, number).await? {
+    if admin::archive_budget(&state.pool, &actor(&headers)?, number).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(no_such_budget(&budget_id))
     }
+}
+
+/// `POST /v1/budgets/{budget_id}/top-ups`: adds to the limit of the running period; acts on the next
+/// hold.
+pub async fn top_up(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Path(budget_id): Path<String>,
+    body: Result<Json<TopUpBody>, JsonRejection>,
+) -> Result<(StatusCode, Json<BudgetView>), ApiError> {
+    let Json(body) = body?;
+    let none = || no_such_budget(&budget_id);
+    let number: i64 = budget_id.parse().map_err(|_| none())?;
+    let row = admin::budget(&state.pool, number).await?.ok_or_else(none)?;
+    let subject = check_subject(&row.set.scope, body.subject).map_err(ApiError::invalid)?;
+    let amount_nanousd = body.amount_usd.nanousd("amount_usd").map_err(ApiError::invalid)?;
+    if amount_nanousd == 0 {
+        return Err(ApiError::invalid("amount_usd: expected more than nothing"));
+    }
+    if !body.reason.is_empty() {
+        words("reason", &body.reason).map_err(ApiError::invalid)?;
+    }
+    let actor = actor(&headers)?;
+    refuse_if_replaced(&state, &row, &subject).await?;
+    let period = running_period(&state, &row).await?;
+    let top_up = TopUp { counter: counter_key(&row, &subject, period), amount_nanousd, reason: body.reason };
+    match admin::policies::top_up(&state.pool, &actor, &top_up).await {
+        Ok(Some(standing)) => Ok((StatusCode::CREATED, Json(view(&row, period, &standing)))),
+        Ok(None) => Err(none()),
+        Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code.starts_with("22")) => {
+            Err(ApiError::invalid("amount_usd: the top-ups of this period would be beyond what fits"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A top-up of one whose own budget replaces this `*` budget would do nothing, and is told so.
+async fn refuse_if_replaced(state: &AppState, row: &BudgetRow, subject: &str) -> Result<(), ApiError> {
+    if subject.is_empty() {
+        return Ok(());
+    }
+    let set = &row.set;
+    let own = |place: &str| if place == EACH { subject.to_owned() } else { place.to_owned() };
+    let own = Scope { org: set.scope.org.clone(), team: own(&set.scope.team), user: own(&set.scope.user) };
+    let (_, rows) = admin::budgets_of(&state.pool, &own.org).await?;
+    let replaces = |other: &NewBudget| {
+        (&other.scope, other.window, &other.models, other.mode)
+            == (&own, set.window, &set.models, Mode::Enforce)
+    };
+    match rows.iter().find(|other| replaces(&other.set)) {
+        Some(other) => Err(ApiError::conflict(format!(
+            "{own} has a budget of its own, {}, which replaces this one; top that one up",
+            other.budget_id
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Whom a top-up is for: nobody in particular, but for a `*` budget one team or user.
+fn check_subject(scope: &Scope, subject: Option<String>) -> Result<String, String> {
+    let each = scope.team == EACH || scope.user == EACH;
+    match subject {
+        Some(_) if !each => Err("subject: only for a budget of each team or user".to_owned()),
+        None if each => Err("subject: expected the name of the team or user to top up".to_owned()),
+        Some(one) if one == EACH => Err("subject: expected the name of one".to_owned()),
+        Some(one) => name("subject", &one).map(|()| one),
+        None => Ok(String::new()),
+    }
+}
+
+fn same_budget() -> ApiError {
+    ApiError::conflict(
+        "an active budget for this place, window, time zone, mode and models exists; PATCH /v1/budgets/{budget_id} changes it",
+    )
 }
 
 fn no_such_budget(budget_id: impl std::fmt::Display) -> ApiError {
@@ -133,62 +258,68 @@ pub async fn list(
 /// Makes the running period's counter, so that the budget shows at once what its period has spent. The
 /// first hold would make it as well; a `*` budget's counters wait for their subjects.
 async fn count_from_now(state: &AppState, row: &BudgetRow) -> Result<(), ApiError> {
-    let set = &row.set;
-    if set.team == EACH || set.user == EACH {
+    let scope = &row.set.scope;
+    if scope.team == EACH || scope.user == EACH {
         return Ok(());
     }
-    let zone = time_zone(&set.time_zone).map_err(|error| ApiError::invalid(error.to_string()))?;
-    let now_unix_s = admin::now_unix_s(&state.pool).await?;
-    let period =
-        period(set.window, &zone, now_unix_s).map_err(|error| ApiError::unavailable(error.to_string()))?;
-    let counter = CounterRef {
-        budget_id: row.budget_id,
-        subject: String::new(),
-        period_start_unix_s: period.start_unix_s,
-    };
-    let key = CounterKey { org: set.org.clone(), counter };
+    let key = counter_key(row, "", running_period(state, row).await?);
     Ok(insert_counters(&state.pool, &[key].into()).await?)
 }
 
+async fn running_period(state: &AppState, row: &BudgetRow) -> Result<Period, ApiError> {
+    let zone = time_zone(&row.set.time_zone).map_err(|error| ApiError::unavailable(error.to_string()))?;
+    let now_unix_s = admin::now_unix_s(&state.pool).await?;
+    period(row.set.window, &zone, now_unix_s).map_err(|error| ApiError::unavailable(error.to_string()))
+}
+
+fn counter_key(row: &BudgetRow, subject: &str, period: Period) -> CounterKey {
+    let counter = CounterRef {
+        budget_id: row.budget_id,
+        subject: subject.to_owned(),
+        period_start_unix_s: period.start_unix_s,
+    };
+    CounterKey { org: row.set.scope.org.clone(), counter }
+}
+
 fn check(create: Create) -> Result<NewBudget, String> {
-    let places = [("org", Some(&create.org)), ("team", create.team.as_ref()), ("user", create.user.as_ref())];
-    for (field, value) in places {
-        value.map_or(Ok(()), |value| validate::name(field, value))?;
-    }
-    let org = create.org;
-    if org == EACH {
-        return Err("org: expected the name of one; \"*\" may stand in team or user".to_owned());
-    }
-    match (create.team.as_deref(), create.user.as_deref()) {
-        (None, Some(_)) => {
-            return Err("user: expected a team with it; users belong to teams".to_owned());
-        }
-        (Some(EACH), Some(_)) => {
-            return Err("team: \"*\" may stand in the last place only; leave user out".to_owned());
-        }
-        _ => {}
-    }
-    let zone = time_zone(&create.time_zone).map_err(|error| error.to_string())?;
-    // In the database's own spelling, so that the same zone is the same budget.
-    let time_zone = zone.iana_name().unwrap_or(&create.time_zone).to_owned();
+    let scope = Place { org: create.org, team: create.team, user: create.user }.scope()?;
     Ok(NewBudget {
-        org,
-        team: create.team.unwrap_or_default(),
-        user: create.user.unwrap_or_default(),
+        scope,
         window: create.window,
-        time_zone,
-        limit_nanousd: limit(&create.limit_usd)?,
+        time_zone: canonical_zone(&create.time_zone)?,
+        limit_nanousd: create.limit_usd.nanousd(LIMIT)?,
+        mode: create.mode,
+        strict: create.strict,
+        models: models(create.models)?,
     })
 }
 
-fn limit(text: &str) -> Result<i64, String> {
-    parse_usd(text).map_err(|error| format!("limit_usd: {error}, got {text:?}"))
+fn models(names: Vec<String>) -> Result<Patterns, String> {
+    let models = patterns("models", names)?;
+    let bytes: usize = models.names().iter().map(String::len).sum();
+    if bytes > MAX_MODELS_BYTES {
+        return Err(format!("models: expected at most {MAX_MODELS_BYTES} bytes in all, got {bytes}"));
+    }
+    Ok(models)
+}
+
+/// The zone in the time zone database's own spelling and under one name, so that the same zone is the
+/// same budget.
+fn canonical_zone(name: &str) -> Result<String, String> {
+    let zone = time_zone(name).map_err(|error| error.to_string())?;
+    match zone.iana_name().unwrap_or(name) {
+        // The database's names for "nobody knows", which would count as UTC.
+        "Etc/Unknown" | "Factory" => Err(WindowError::UnknownTimeZone(name.to_owned()).to_string()),
+        "Etc/UTC" | "Etc/UCT" | "UCT" | "Etc/Zulu" | "Zulu" | "Etc/Universal" | "Universal" => {
+            Ok("UTC".to_owned())
+        }
+        spelled => Ok(spelled.to_owned()),
+    }
 }
 
 async fn one(state: &AppState, row: BudgetRow) -> Result<BudgetView, ApiError> {
     let budget_id = row.budget_id;
-    let org = row.set.org;
-    views(state, &org, Some(budget_id))
+    views(state, &row.set.scope.org, Some(budget_id))
         .await?
         .into_iter()
         .find(|view| view.default_of.is_none())
@@ -213,7 +344,7 @@ async fn views(state: &AppState, org: &str, only: Option<i64>) -> Result<Vec<Bud
     let views = rows.iter().flat_map(|(row, period)| {
         let mut counted = standings.remove(&row.budget_id).unwrap_or_default();
         if !counted.iter().any(|standing| standing.subject.is_empty()) {
-            counted.insert(0, Standing { subject: String::new(), spent_nanousd: 0, held_nanousd: 0 });
+            counted.insert(0, Standing::default());
         }
         counted.into_iter().map(|standing| view(row, *period, &standing)).collect::<Vec<_>>()
     });
@@ -222,13 +353,14 @@ async fn views(state: &AppState, org: &str, only: Option<i64>) -> Result<Vec<Bud
 
 fn view(row: &BudgetRow, period: Period, standing: &Standing) -> BudgetView {
     let set = &row.set;
-    let scope = Scope { org: set.org.clone(), team: set.team.clone(), user: set.user.clone() };
+    let scope = &set.scope;
     let each = !standing.subject.is_empty();
     let place = |name: &str| {
         let shown = if each && name == EACH { standing.subject.as_str() } else { name };
         (!shown.is_empty()).then(|| shown.to_owned())
     };
-    let left = set.limit_nanousd.saturating_sub(standing.spent_nanousd).saturating_sub(standing.held_nanousd);
+    let limit_nanousd = set.limit_nanousd.saturating_add(standing.topped_up_nanousd);
+    let left = limit_nanousd.saturating_sub(standing.spent_nanousd).saturating_sub(standing.held_nanousd);
     BudgetView {
         budget_id: row.budget_id,
         default_of: each.then_some(row.budget_id),
@@ -238,7 +370,11 @@ fn view(row: &BudgetRow, period: Period, standing: &Standing) -> BudgetView {
         user: place(&scope.user),
         window: set.window,
         time_zone: set.time_zone.clone(),
+        mode: set.mode,
+        strict: set.strict,
+        models: set.models.names().to_vec(),
         limit_usd: format_usd(set.limit_nanousd),
+        topped_up_usd: format_usd(standing.topped_up_nanousd),
         period_start: rfc3339(period.start_unix_s),
         resets_at: period.end_unix_s.and_then(rfc3339),
         spent_usd: format_usd(standing.spent_nanousd),

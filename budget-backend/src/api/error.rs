@@ -28,6 +28,11 @@ impl ApiError {
         Self { status, detail: detail.into() }
     }
 
+    /// 400: the question itself is malformed.
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
     /// 401.
     pub fn unauthorized() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "expected a valid token as Authorization: Bearer TOKEN")

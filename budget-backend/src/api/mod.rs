@@ -4,8 +4,12 @@ mod budgets;
 mod error;
 mod health;
 mod holds;
+mod place;
+mod policies;
 mod settlements;
+mod usage;
 mod validate;
+mod verdict;
 
 use std::sync::Arc;
 
@@ -14,12 +18,13 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, patch, post};
+use axum::routing::{delete, get, patch, post};
 use purser_protocol::{HOLDS_PATH, MARKER_HEADER, MARKER_VALUE, SETTLEMENTS_PATH};
 use sqlx::PgPool;
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
+use crate::learned::LearnedLengths;
 use crate::ledger::Ledger;
 use crate::pricing::PriceBook;
 use crate::tracker::Tracker;
@@ -40,12 +45,16 @@ pub struct AppState {
     pub tracker: Tracker,
     /// The prices in force.
     pub prices: watch::Receiver<Arc<PriceBook>>,
+    /// How long answers are.
+    pub learned: watch::Receiver<Arc<LearnedLengths>>,
     /// What filters authenticate with.
     pub token: Arc<str>,
     /// What operators authenticate with.
     pub admin_token: Arc<str>,
     /// Output held for a request without a cap, tokens.
     pub default_output_tokens: u64,
+    /// The cap written into a request without one where a budget is strict, tokens.
+    pub strict_output_tokens: u64,
 }
 
 /// The whole service.
@@ -55,8 +64,14 @@ pub fn router(state: AppState) -> Router {
         .route(SETTLEMENTS_PATH, post(settlements::create))
         .layer(from_fn_with_state(Arc::clone(&state.token), require_token));
     let operators = Router::new()
+        .route("/v1/usage", get(usage::report))
         .route("/v1/budgets", get(budgets::list).post(budgets::create))
         .route("/v1/budgets/{budget_id}", patch(budgets::change).delete(budgets::archive))
+        .route("/v1/budgets/{budget_id}/top-ups", post(budgets::top_up))
+        .route("/v1/rules", get(policies::rules).put(policies::set_rule).delete(policies::delete_rule))
+        .route("/v1/overrides", get(policies::overrides).post(policies::start_override))
+        .route("/v1/overrides/{override_id}", delete(policies::end_override))
+        .route("/v1/audit", get(policies::audit))
         .layer(from_fn_with_state(Arc::clone(&state.admin_token), require_token));
     Router::new()
         .merge(data_plane)

@@ -11,6 +11,7 @@ use purser_protocol::{
 use super::holds::{MAX_AMOUNT_NANOUSD, unix_now_s};
 use super::{ApiError, AppState, validate};
 use crate::estimate::{Estimate, estimate};
+use crate::learned::LearnedLengths;
 use crate::pricing::{Price, PriceBook, cost_nanousd};
 use crate::tracker::fold::clamp_started_at;
 use crate::tracker::model::{Charge, Cost, Facts, HoldKey, Item, Quarantined, Settle, Subject};
@@ -25,25 +26,37 @@ pub async fn create(
     if batch.items.len() > MAX_BATCH_ITEMS {
         return Err(ApiError::too_many_items(MAX_BATCH_ITEMS));
     }
-    let prices = state.prices.borrow().clone();
     let ids: Vec<_> = batch.items.iter().map(SettlementItem::hold_id).collect();
-    let items: Vec<(HoldKey, Item)> =
-        batch.items.into_iter().map(|item| prepare(item, &prices, state.default_output_tokens)).collect();
-    let outcomes = state.tracker.record(items).await?;
+    let outcomes = state.tracker.record(prepare_all(batch.items, &state)).await?;
     let results =
         ids.into_iter().zip(outcomes).map(|(hold_id, outcome)| ItemResult { hold_id, outcome }).collect();
     Ok(Json(SettlementResponse { version: VERSION, results }))
 }
 
+fn prepare_all(items: Vec<SettlementItem>, state: &AppState) -> Vec<(HoldKey, Item)> {
+    let (prices, learned) = (state.prices.borrow(), state.learned.borrow());
+    let known =
+        Known { prices: &prices, learned: &learned, default_output_tokens: state.default_output_tokens };
+    items.into_iter().map(|item| prepare(item, &known)).collect()
+}
+
+/// What settlements are priced with.
+struct Known<'a> {
+    prices: &'a PriceBook,
+    learned: &'a LearnedLengths,
+    default_output_tokens: u64,
+}
+
 /// An item as the tracker takes it. One that can't be recorded is quarantined with the reason, so
 /// that it doesn't hold up its batch; its hold then expires and is charged in full.
-fn prepare(item: SettlementItem, prices: &PriceBook, default_output_tokens: u64) -> (HoldKey, Item) {
+fn prepare(item: SettlementItem, known: &Known<'_>) -> (HoldKey, Item) {
     let hold_id = item.hold_id();
     let payer = item.payer().clone();
     let prepared = validate::payer(&payer).and_then(|()| match &item {
         SettlementItem::Void(_) => Ok(Item::Void(payer.clone())),
+        SettlementItem::Renew(_) => Ok(Item::Renew),
         SettlementItem::Settle(settlement) => {
-            settle(settlement, prices, default_output_tokens).map(|settle| Item::Settle(Box::new(settle)))
+            settle(settlement, known).map(|settle| Item::Settle(Box::new(settle)))
         }
     });
     match prepared {
@@ -57,18 +70,20 @@ fn prepare(item: SettlementItem, prices: &PriceBook, default_output_tokens: u64)
     }
 }
 
-fn settle(settlement: &Settlement, prices: &PriceBook, default_output_tokens: u64) -> Result<Settle, String> {
+fn settle(settlement: &Settlement, known: &Known<'_>) -> Result<Settle, String> {
     validate::call(&settlement.call)?;
+    validate::tags(&settlement.tags)?;
     bounded_tokens(&settlement.usage)?;
     let call = &settlement.call;
     let answered_model = settlement.answered_model.clone().filter(|model| validate::name("", model).is_ok());
     let started_at_unix_us = settlement.started_at_unix_ms.saturating_mul(1_000);
     let now_unix_us = unix_now_s().saturating_mul(1_000_000);
     let at_unix_s = clamp_started_at(started_at_unix_us, now_unix_us).div_euclid(1_000_000);
-    let price = prices
+    let price = known
+        .prices
         .find_answered(&call.provider, &call.model, answered_model.as_deref(), at_unix_s)
         .ok_or("no price is known for any model")?;
-    let estimate = estimate(&settlement.size, default_output_tokens);
+    let estimate = estimate(&settlement.size, known.output_tokens(settlement));
     let estimate_nanousd =
         estimate.cost_nanousd(&price.rates).unwrap_or(MAX_AMOUNT_NANOUSD).min(MAX_AMOUNT_NANOUSD);
     let duration = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
@@ -96,9 +111,34 @@ fn settle(settlement: &Settlement, prices: &PriceBook, default_output_tokens: u6
             ending: settlement.ending.as_str(),
             duration_ms: Some(duration(settlement.duration_ms)),
             first_byte_ms: settlement.first_byte_ms.map(duration),
+            answer_tokens: answer_tokens(settlement),
         },
         started_at_unix_us,
     })
+}
+
+impl Known<'_> {
+    /// The output expected of a call without a cap of its own, tokens.
+    fn output_tokens(&self, settlement: &Settlement) -> u64 {
+        let (payer, call) = (&settlement.payer, &settlement.call);
+        let team = payer.team.as_deref().unwrap_or_default();
+        let learned = self.learned.output_tokens(&payer.org, team, &call.provider, &call.model);
+        learned.unwrap_or(self.default_output_tokens)
+    }
+}
+
+/// What an answer needed per choice, when nothing cut it and its usage is known.
+fn answer_tokens(settlement: &Settlement) -> Option<i64> {
+    let Settlement { usage, size, .. } = settlement;
+    let whole = settlement.usage_quality == UsageQuality::Exact
+        && settlement.ending == Ending::Complete
+        && (200..300).contains(&settlement.http_status)
+        && size.max_output_tokens.is_none();
+    if !whole || usage.output_tokens == 0 {
+        return None;
+    }
+    let tokens = usage.output_tokens.saturating_add(usage.reasoning_tokens);
+    i64::try_from(tokens.div_euclid(size.choices.max(1).into())).ok()
 }
 
 /// What is known of a settlement's cost. What was seen of an answer is not all of it when the answer
@@ -139,6 +179,7 @@ fn subject(settlement: &Settlement) -> Subject {
         provider: settlement.call.provider.clone(),
         model: settlement.call.model.clone(),
         api: settlement.call.api.as_str().to_owned(),
+        tags: settlement.tags.clone(),
     }
 }
 
@@ -149,3 +190,7 @@ fn bounded_tokens(usage: &Usage) -> Result<(), String> {
         Err("usage: a token count is beyond 9223372036854775807".to_owned())
     }
 }
+
+#[cfg(test)]
+#[path = "settlements_tests.rs"]
+mod tests;

@@ -1,6 +1,8 @@
 //! Bounds on what comes in. A name that PostgreSQL would refuse must not reach a batch.
 
-use purser_protocol::{Call, MAX_NAME_BYTES, OLDEST_VERSION, Payer, VERSION};
+use std::collections::BTreeMap;
+
+use purser_protocol::{Call, MAX_NAME_BYTES, MAX_TAG_BYTES, MAX_TAGS, OLDEST_VERSION, Payer, VERSION};
 
 use super::ApiError;
 
@@ -51,6 +53,32 @@ pub fn call(call: &Call) -> Result<(), String> {
     name("call.model", &call.model)
 }
 
+/// Checks cost tags: how many, and that names and values are short and of visible characters. A value
+/// may be empty.
+pub fn tags(tags: &BTreeMap<String, String>) -> Result<(), String> {
+    if tags.len() > MAX_TAGS {
+        return Err(format!("tags: expected at most {MAX_TAGS}, got {}", tags.len()));
+    }
+    for (tag, value) in tags {
+        if tag.is_empty() {
+            return Err("tags: expected a name, got an empty text".to_owned());
+        }
+        for (what, text) in [("name", tag), ("value", value)] {
+            // The name itself is not repeated: it may be what is wrong.
+            if text.len() > MAX_TAG_BYTES {
+                let length = text.len();
+                return Err(format!(
+                    "tags: expected at most {MAX_TAG_BYTES} bytes in a {what}, got {length}"
+                ));
+            }
+            if text.chars().any(char::is_control) {
+                return Err(format!("tags: expected no control characters in a {what}"));
+            }
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +102,34 @@ mod tests {
     fn a_payer_can_t_be_each_one() {
         let star = Payer { org: "acme".into(), team: Some("*".into()), user: None };
         assert!(payer(&star).unwrap_err().starts_with("payer.team"));
+    }
+
+    #[test]
+    fn tags_are_bounded() {
+        let one = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        let many = |count: usize| (0..count).map(|number| (number.to_string(), "x".to_owned())).collect();
+        let (longest, too_long) = ("x".repeat(64), "x".repeat(65));
+        for (given, problem) in [
+            (BTreeMap::new(), None),
+            (one("project", "größe x/y"), None),
+            (one("project", ""), None),
+            (one(&longest, &longest), None),
+            (many(8), None),
+            (many(9), Some("expected at most 8, got 9")),
+            (one("", "x"), Some("expected a name")),
+            (one(&too_long, "x"), Some("64 bytes in a name, got 65")),
+            (one("project", &too_long), Some("64 bytes in a value, got 65")),
+            (one("a\nb", "x"), Some("no control characters in a name")),
+            (one("project", "a\0b"), Some("no control characters in a value")),
+        ] {
+            let checked = tags(&given);
+            let right = match (&checked, problem) {
+                (Ok(()), None) => true,
+                (Err(message), Some(part)) => message.starts_with("tags: ") && message.contains(part),
+                _ => false,
+            };
+            assert!(right, "{given:?}: {checked:?}");
+        }
     }
 
     #[test]

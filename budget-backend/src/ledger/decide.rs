@@ -1,17 +1,19 @@
 //! The decision: may this hold be granted? Pure; no clock, no database.
 //!
-//! A hold is granted only if, after it, `spent + held <= limit` in every budget it touches;
+//! A hold is granted only if, after it, `spent + held <= limit` in every enforcing budget it touches;
 //! otherwise it changes nothing anywhere. Holds are decided one after another in arrival order, each
 //! seeing what those before it took.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use purser_protocol::{Payer, Tier, TierRemaining, Window};
+use purser_protocol::{Tier, TierRemaining};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::budget::{Budget, matching};
-use crate::window::{Period, WindowError, period};
+use super::HoldAsk;
+use super::terms::{Terms, Touch};
+use crate::budget::Mode;
+use crate::rules::Barred;
 
 /// Names one counter: a budget, whom of it, and the period. Their order is the lock order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,51 +55,12 @@ pub struct Counter {
     pub spent_nanousd: i64,
     /// Sum of the open holds that count here.
     pub held_nanousd: i64,
+    /// What was added to the limit for this period.
+    pub topped_up_nanousd: i64,
 }
 
 /// The counters of a batch.
-pub type Counters = BTreeMap<CounterKey, Counter>;
-
-/// A counter that a payer's call touches, with the limit that applies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Touch {
-    /// The counter.
-    pub key: CounterKey,
-    /// The budget's tier.
-    pub tier: Tier,
-    /// Its window.
-    pub window: Window,
-    /// Its limit in this period, nano-USD.
-    pub limit_nanousd: i64,
-    /// The period.
-    pub period: Period,
-}
-
-/// The counters a call of `payer` touches at an instant, in the order they are checked.
-///
-/// # Errors
-/// [`WindowError`] when a period can't be placed on the calendar.
-pub fn touched(budgets: &[Budget], payer: &Payer, now_unix_s: i64) -> Result<Vec<Touch>, WindowError> {
-    matching(budgets, payer)
-        .into_iter()
-        .map(|found| {
-            let budget = found.budget;
-            let period = period(budget.window, &budget.zone, now_unix_s)?;
-            let counter = CounterRef {
-                budget_id: budget.budget_id,
-                subject: found.subject,
-                period_start_unix_s: period.start_unix_s,
-            };
-            Ok(Touch {
-                key: CounterKey { org: payer.org.clone(), counter },
-                tier: budget.scope.tier(),
-                window: budget.window,
-                limit_nanousd: budget.limit_nanousd,
-                period,
-            })
-        })
-        .collect()
-}
+pub type Counters = HashMap<CounterKey, Counter>;
 
 /// A hold that the database knows already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,29 +72,49 @@ pub struct KnownHold {
 }
 
 /// Holds that exist already, by org and id.
-pub type KnownHolds = BTreeMap<(String, Uuid), KnownHold>;
+pub type KnownHolds<'a> = HashMap<(&'a str, Uuid), KnownHold>;
 
 /// What was decided about one hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// The amount is now held in every counter touched.
-    Granted {
-        /// What is held, nano-USD.
-        held_nanousd: i64,
-        /// What each tier has left.
-        remaining: Vec<TierRemaining>,
-    },
+    Granted(Grant),
     /// The id was granted before; nothing more is held.
-    Repeated {
-        /// What it holds, nano-USD.
-        held_nanousd: i64,
-        /// What each tier has left.
-        remaining: Vec<TierRemaining>,
-    },
+    Repeated(Grant),
     /// The id was closed before this hold arrived; it is not opened.
     Closed,
     /// A budget has too little left; nothing is held.
     Refused(Box<Refusal>),
+    /// The call may not go out whatever is left; nothing is held.
+    Barred(Barred),
+}
+
+/// A hold that was granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// What is held, nano-USD.
+    pub held_nanousd: i64,
+    /// What each tier has left.
+    pub remaining: Vec<TierRemaining>,
+    /// Whether an enforcing strict budget was touched.
+    pub strict: bool,
+    /// The output cap that the hold counts on and the request lacks, tokens per choice.
+    pub output_cap_tokens: Option<u64>,
+    /// The override without which a budget would have refused it.
+    pub override_id: Option<i64>,
+    /// Budgets that would have refused it: shadows, and those an override lifted.
+    pub passed_over: Vec<PassedOver>,
+    /// Tiers the payer has, without an enforcing budget.
+    pub unbudgeted: Vec<Tier>,
+}
+
+/// A budget that had too little left and did not refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassedOver {
+    /// The budget.
+    pub budget_id: i64,
+    /// Whether it only notes; else an override lifted it.
+    pub mode: Mode,
 }
 
 /// The first budget, from org to user, that has too little left.
@@ -143,63 +126,122 @@ pub struct Refusal {
     pub counter: Counter,
     /// What was asked for, nano-USD.
     pub needed_nanousd: i64,
+    /// Whether an enforcing strict budget was touched.
+    pub strict: bool,
+}
+
+impl Refusal {
+    /// The limit in this period with its top-ups, nano-USD.
+    #[must_use]
+    pub fn limit_nanousd(&self) -> i64 {
+        saturated(limit(&self.touch, self.counter))
+    }
 }
 
 /// Decides one hold and, if it is granted, takes the amount off every counter touched and marks the
-/// id as known. `counters` must hold every key in `touches`; a missing one counts as untouched.
-pub fn decide(
-    hold: (&str, Uuid),
-    amount_nanousd: i64,
-    touches: &[Touch],
+/// id as known. `counters` must hold every key in the terms.
+pub fn decide<'a>(
+    ask: &'a HoldAsk,
+    terms: &Terms,
     counters: &mut Counters,
-    known: &mut KnownHolds,
+    known: &mut KnownHolds<'a>,
 ) -> Decision {
-    let id = (hold.0.to_owned(), hold.1);
+    let id = (ask.payer.org.as_str(), ask.hold_id);
+    let strict = terms.strict_budget();
     match known.get(&id) {
         Some(known) if known.open => {
-            return Decision::Repeated {
+            let cap = ask.bound.as_ref().ok().and_then(|bound| bound.output_cap_tokens);
+            return Decision::Repeated(Grant {
                 held_nanousd: known.held_nanousd,
-                remaining: remaining(touches, counters),
-            };
+                remaining: remaining(&terms.touches, counters),
+                strict: strict.is_some(),
+                output_cap_tokens: strict.and(cap),
+                override_id: None,
+                passed_over: Vec::new(),
+                unbudgeted: Vec::new(),
+            });
         }
         Some(_) => return Decision::Closed,
         None => {}
     }
-    let short = touches.iter().find_map(|touch| {
-        let counter = counters.get(&touch.key).copied().unwrap_or_default();
-        (left(touch, counter) < i128::from(amount_nanousd)).then_some((touch, counter))
-    });
-    if let Some((touch, counter)) = short {
-        return Decision::Refused(Box::new(Refusal {
-            touch: touch.clone(),
-            counter,
-            needed_nanousd: amount_nanousd,
-        }));
+    if let Some(barred) = &terms.barred {
+        return Decision::Barred(barred.clone());
     }
-    for touch in touches {
-        let counter = counters.entry(touch.key.clone()).or_default();
-        // Can't overflow: the check above bounded the sum by the limit.
-        counter.held_nanousd = counter.held_nanousd.saturating_add(amount_nanousd);
+    let (amount_nanousd, output_cap_tokens) = match (strict, &ask.bound) {
+        (None, _) => (ask.amount_nanousd, None),
+        (Some(_), Ok(bound)) => (bound.amount_nanousd, bound.output_cap_tokens),
+        // What an override lifts may be spent beyond; the estimate must do.
+        (Some(_), Err(_)) if terms.override_id.is_some() => (ask.amount_nanousd, None),
+        (Some(budget_id), Err(why)) => return Decision::Barred(Barred::NotBoundable { budget_id, why }),
+    };
+    let passed_over = match pass(terms, amount_nanousd, counters) {
+        Ok(passed_over) => passed_over,
+        Err(refusal) => return Decision::Refused(refusal),
+    };
+    for touch in &terms.touches {
+        if let Some(counter) = counters.get_mut(&touch.key) {
+            // Can't overflow: the check above saw to it.
+            counter.held_nanousd = counter.held_nanousd.saturating_add(amount_nanousd);
+        }
     }
     known.insert(id, KnownHold { open: true, held_nanousd: amount_nanousd });
-    Decision::Granted { held_nanousd: amount_nanousd, remaining: remaining(touches, counters) }
+    let lifted = passed_over.iter().any(|over| over.mode == Mode::Enforce);
+    Decision::Granted(Grant {
+        held_nanousd: amount_nanousd,
+        remaining: remaining(&terms.touches, counters),
+        strict: strict.is_some(),
+        output_cap_tokens,
+        override_id: terms.override_id.filter(|_| lifted),
+        passed_over,
+        unbudgeted: terms.unbudgeted.clone(),
+    })
+}
+
+/// Whether every budget lets the amount through, and which only because they don't refuse.
+fn pass(terms: &Terms, amount_nanousd: i64, counters: &Counters) -> Result<Vec<PassedOver>, Box<Refusal>> {
+    let mut passed_over = Vec::new();
+    for touch in &terms.touches {
+        let counter = counters.get(&touch.key).copied().unwrap_or_default();
+        let short = left(touch, counter) < i128::from(amount_nanousd);
+        let refuses = short && touch.mode == Mode::Enforce && terms.override_id.is_none();
+        // A counter that can't take the amount would fail the whole batch.
+        if refuses || counter.held_nanousd.checked_add(amount_nanousd).is_none() {
+            return Err(Box::new(Refusal {
+                touch: touch.clone(),
+                counter,
+                needed_nanousd: amount_nanousd,
+                strict: terms.strict_budget().is_some(),
+            }));
+        }
+        if short {
+            passed_over.push(PassedOver { budget_id: touch.key.counter.budget_id, mode: touch.mode });
+        }
+    }
+    Ok(passed_over)
+}
+
+fn limit(touch: &Touch, counter: Counter) -> i128 {
+    i128::from(touch.limit_nanousd) + i128::from(counter.topped_up_nanousd)
 }
 
 fn left(touch: &Touch, counter: Counter) -> i128 {
-    i128::from(touch.limit_nanousd) - i128::from(counter.spent_nanousd) - i128::from(counter.held_nanousd)
+    limit(touch, counter) - i128::from(counter.spent_nanousd) - i128::from(counter.held_nanousd)
 }
 
-/// For each tier with a budget, the one with the least left.
+fn saturated(amount: i128) -> i64 {
+    i64::try_from(amount).unwrap_or(if amount < 0 { i64::MIN } else { i64::MAX })
+}
+
+/// For each tier with an enforcing budget, the one with the least left.
 fn remaining(touches: &[Touch], counters: &Counters) -> Vec<TierRemaining> {
     let mut least: BTreeMap<Tier, TierRemaining> = BTreeMap::new();
-    for touch in touches {
+    for touch in touches.iter().filter(|touch| touch.mode == Mode::Enforce) {
         let counter = counters.get(&touch.key).copied().unwrap_or_default();
-        let left = left(touch, counter);
         let entry = TierRemaining {
             tier: touch.tier,
             window: touch.window,
-            limit_nanousd: touch.limit_nanousd,
-            remaining_nanousd: i64::try_from(left).unwrap_or(if left < 0 { i64::MIN } else { i64::MAX }),
+            limit_nanousd: saturated(limit(touch, counter)),
+            remaining_nanousd: saturated(left(touch, counter)),
         };
         least
             .entry(touch.tier)
@@ -214,113 +256,5 @@ fn remaining(touches: &[Touch], counters: &Counters) -> Vec<TierRemaining> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ID: Uuid = Uuid::from_u128(1);
-
-    fn touch(tier: Tier, budget_id: i64, limit_nanousd: i64) -> Touch {
-        Touch {
-            key: CounterKey {
-                org: "acme".into(),
-                counter: CounterRef { budget_id, subject: String::new(), period_start_unix_s: 0 },
-            },
-            tier,
-            window: Window::Day,
-            limit_nanousd,
-            period: Period { start_unix_s: 0, end_unix_s: Some(86_400) },
-        }
-    }
-
-    fn counters(touches: &[Touch], spent_nanousd: i64, held_nanousd: i64) -> Counters {
-        touches.iter().map(|touch| (touch.key.clone(), Counter { spent_nanousd, held_nanousd })).collect()
-    }
-
-    #[test]
-    fn a_hold_that_fits_everywhere_is_held_everywhere() {
-        let touches = [touch(Tier::Org, 1, 100), touch(Tier::Team, 2, 50), touch(Tier::User, 3, 50)];
-        let mut counters = counters(&touches, 20, 10);
-        let mut known = KnownHolds::new();
-        let decision = decide(("acme", ID), 20, &touches, &mut counters, &mut known);
-        let Decision::Granted { held_nanousd: 20, remaining } = decision else { panic!("{decision:?}") };
-        assert!(counters.values().all(|counter| counter.held_nanousd == 30));
-        let left: Vec<(Tier, i64)> =
-            remaining.iter().map(|tier| (tier.tier, tier.remaining_nanousd)).collect();
-        assert_eq!(left, [(Tier::Org, 50), (Tier::Team, 0), (Tier::User, 0)]);
-    }
-
-    #[test]
-    fn one_short_budget_refuses_and_nothing_is_held() {
-        for short in 0..3_usize {
-            let mut touches =
-                [touch(Tier::Org, 1, 100), touch(Tier::Team, 2, 100), touch(Tier::User, 3, 100)];
-            touches[short].limit_nanousd = 49;
-            let before = counters(&touches, 20, 10);
-            let mut after = before.clone();
-            let mut known = KnownHolds::new();
-            let decision = decide(("acme", ID), 20, &touches, &mut after, &mut known);
-            let Decision::Refused(refusal) = decision else { panic!("{decision:?}") };
-            assert_eq!(refusal.touch, touches[short]);
-            assert_eq!(refusal.needed_nanousd, 20);
-            assert_eq!(after, before);
-            assert!(known.is_empty());
-        }
-    }
-
-    #[test]
-    fn exactly_as_many_fit_as_the_limit_pays() {
-        let touches = [touch(Tier::Org, 1, 95)];
-        let mut counters = counters(&touches, 0, 0);
-        let mut known = KnownHolds::new();
-        let granted = (0..20_u128)
-            .filter(|id| {
-                let decision =
-                    decide(("acme", Uuid::from_u128(*id)), 10, &touches, &mut counters, &mut known);
-                matches!(decision, Decision::Granted { .. })
-            })
-            .count();
-        assert_eq!(granted, 9);
-    }
-
-    #[test]
-    fn a_repeat_is_answered_and_not_repeated_and_a_closed_id_stays_closed() {
-        let touches = [touch(Tier::Org, 1, 100)];
-        let mut counters = counters(&touches, 0, 0);
-        let mut known = KnownHolds::new();
-        decide(("acme", ID), 60, &touches, &mut counters, &mut known);
-        let again = decide(("acme", ID), 60, &touches, &mut counters, &mut known);
-        assert!(matches!(again, Decision::Repeated { held_nanousd: 60, .. }), "{again:?}");
-        assert_eq!(counters[&touches[0].key].held_nanousd, 60);
-        known.insert(("acme".into(), ID), KnownHold { open: false, held_nanousd: 60 });
-        assert_eq!(decide(("acme", ID), 1, &touches, &mut counters, &mut known), Decision::Closed);
-        // The same id under another org is another hold.
-        let other = decide(("other", ID), 1, &[], &mut counters, &mut known);
-        assert!(matches!(other, Decision::Granted { .. }));
-    }
-
-    #[test]
-    fn a_limit_below_what_was_spent_refuses_even_a_free_call() {
-        let touches = [touch(Tier::Org, 1, 10)];
-        let mut counters = counters(&touches, 11, 0);
-        let decision = decide(("acme", ID), 0, &touches, &mut counters, &mut KnownHolds::new());
-        assert!(matches!(decision, Decision::Refused(_)), "{decision:?}");
-    }
-
-    #[test]
-    fn the_tightest_budget_of_a_tier_is_reported() {
-        let touches = [touch(Tier::Org, 1, 100), touch(Tier::Org, 2, 70), touch(Tier::Org, 3, 90)];
-        let mut counters = counters(&touches, 0, 0);
-        let decision = decide(("acme", ID), 5, &touches, &mut counters, &mut KnownHolds::new());
-        let Decision::Granted { remaining, .. } = decision else { panic!("{decision:?}") };
-        assert_eq!(remaining.len(), 1);
-        assert_eq!((remaining[0].limit_nanousd, remaining[0].remaining_nanousd), (70, 65));
-    }
-
-    #[test]
-    fn extreme_amounts_don_t_wrap() {
-        let touches = [touch(Tier::Org, 1, i64::MAX)];
-        let mut counters = counters(&touches, i64::MAX, i64::MAX);
-        let decision = decide(("acme", ID), i64::MAX, &touches, &mut counters, &mut KnownHolds::new());
-        assert!(matches!(decision, Decision::Refused(_)));
-    }
-}
+#[path = "decide_tests.rs"]
+mod tests;

@@ -1,23 +1,27 @@
 //! A lane: one task that takes everything that queued up while its last batch was committing and
 //! decides it in one transaction. No timer and no added wait: a lone hold is a batch of one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use sqlx::{Connection, PgPool};
+use purser_protocol::Payer;
+use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::decide::{Counters, Decision, KnownHolds, Touch, decide, touched};
-use super::store::{self, BudgetsRead, NewHold, Written};
+use super::decide::{Counters, Decision, Grant, KnownHolds, decide};
+use super::policies::Policies;
+use super::store::{Locked, NewHold, Session, Written};
+use super::terms::{Terms, terms};
 use super::{HoldAsk, HoldFailure};
 use crate::budget::Scope;
+use crate::ledger::decide::CounterKey;
 
 /// Most holds decided in one transaction.
-const MAX_BATCH: usize = 256;
+const MAX_BATCH: usize = 1_024;
 
 /// How often a batch is decided again after something changed under it, before it is given up.
-const MAX_ATTEMPTS: usize = 6;
+const MAX_ATTEMPTS: usize = 8;
 
 /// What comes back for one hold.
 pub type Answer = Result<Decision, HoldFailure>;
@@ -34,6 +38,7 @@ pub struct Waiting {
 
 /// Runs until the queue is closed and empty.
 pub async fn run(pool: PgPool, hold_ttl_s: i64, mut queue: mpsc::Receiver<Waiting>) {
+    let mut lane = Lane { pool, hold_ttl_s, session: None, policies: Policies::default(), clock: None };
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let now = Instant::now();
@@ -46,7 +51,8 @@ pub async fn run(pool: PgPool, hold_ttl_s: i64, mut queue: mpsc::Receiver<Waitin
             continue;
         }
         let asks: Vec<&HoldAsk> = live.iter().map(|waiting| &waiting.ask).collect();
-        let answers = settle_on(&pool, hold_ttl_s, &asks).await;
+        let last_deadline = live.iter().map(|waiting| waiting.deadline).max().unwrap_or(now);
+        let answers = lane.answer(&asks, last_deadline).await;
         for (waiting, answer) in live.into_iter().zip(answers) {
             // Nobody listens when the caller's deadline passed meanwhile; its void follows.
             let _gone = waiting.reply.send(answer);
@@ -54,14 +60,14 @@ pub async fn run(pool: PgPool, hold_ttl_s: i64, mut queue: mpsc::Receiver<Waitin
     }
 }
 
-async fn settle_on(pool: &PgPool, hold_ttl_s: i64, asks: &[&HoldAsk]) -> Vec<Answer> {
-    match decide_batch(pool, hold_ttl_s, asks).await {
-        Ok(decisions) => decisions.into_iter().map(Ok).collect(),
-        Err(error) => {
-            tracing::error!(%error, holds = asks.len(), "a batch of holds failed");
-            asks.iter().map(|_| Err(HoldFailure::Database)).collect()
-        }
-    }
+/// What a lane keeps between batches.
+struct Lane {
+    pool: PgPool,
+    hold_ttl_s: i64,
+    session: Option<Session>,
+    policies: Policies,
+    /// The database's clock when it was last seen, microseconds since the Unix epoch.
+    clock: Option<(Instant, i64)>,
 }
 
 /// Why a batch could not be decided.
@@ -75,121 +81,215 @@ enum BatchError {
     Contended,
 }
 
-/// One attempt's end.
-enum Attempt {
-    Done(Vec<Decision>),
-    /// Counters to make before trying again.
-    Missing(BTreeSet<super::decide::CounterKey>),
-    Stale,
-    /// Some ids exist already; look them up next time.
-    Clash,
+impl BatchError {
+    /// Whether the connection is gone. Then the batch may be tried on another one even if it was
+    /// committed: its ids are known by then and are answered with their grants.
+    fn lost_connection(&self) -> bool {
+        match self {
+            // Classes 08 and 57, and a transaction ended because it sat idle.
+            Self::Database(sqlx::Error::Database(error)) => error
+                .code()
+                .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code == "25P03"),
+            Self::Database(sqlx::Error::Io(_) | sqlx::Error::Protocol(_)) => true,
+            _ => false,
+        }
+    }
 }
 
-async fn decide_batch(
-    pool: &PgPool,
-    hold_ttl_s: i64,
-    asks: &[&HoldAsk],
-) -> Result<Vec<Decision>, BatchError> {
-    let scopes: BTreeSet<Scope> = asks.iter().flat_map(|ask| Scope::candidates(&ask.payer)).collect();
-    let ids: BTreeSet<(String, Uuid)> = asks.iter().map(|ask| (ask.payer.org.clone(), ask.hold_id)).collect();
-    // Ids are new almost always, so they are looked up only after an insert has found one.
-    let mut look_up_ids = false;
-    let mut conn = pool.acquire().await?;
-    for _ in 0..MAX_ATTEMPTS {
-        let mut transaction = conn.begin().await?;
-        let read = store::read_budgets(&mut transaction, &scopes).await?;
-        let touches = touch_all(asks, &read)?;
-        let keys = touches.iter().flatten().map(|touch| touch.key.clone()).collect::<BTreeSet<_>>();
-        let counters = store::lock_counters(&mut transaction, &keys).await?;
-        let known =
-            if look_up_ids { store::known_holds(&mut transaction, &ids).await? } else { KnownHolds::new() };
-        let attempt = if counters.len() < keys.len() {
-            Attempt::Missing(keys.into_iter().filter(|key| !counters.contains_key(key)).collect())
-        } else {
-            decide_locked(&mut transaction, hold_ttl_s, asks, &read, &touches, counters, known).await?
+/// The holds of a batch, and what they have in common.
+struct Batch<'a> {
+    asks: &'a [&'a HoldAsk],
+    /// The different payers and models: what is set for them is worked out once each.
+    callers: Vec<(&'a Payer, &'a str)>,
+    /// For each hold, its caller.
+    caller_of: Vec<usize>,
+    scopes: BTreeSet<Scope>,
+    orgs: BTreeSet<&'a str>,
+    /// Ids are new almost always, so they are looked up only after an insert has found one.
+    look_up_ids: bool,
+}
+
+impl<'a> Batch<'a> {
+    fn new(asks: &'a [&'a HoldAsk]) -> Self {
+        let mut numbers = HashMap::new();
+        let mut callers = Vec::new();
+        let caller_of = asks
+            .iter()
+            .map(|ask| {
+                let caller = (&ask.payer, ask.model.as_str());
+                *numbers.entry(caller).or_insert_with(|| {
+                    callers.push(caller);
+                    callers.len().saturating_sub(1)
+                })
+            })
+            .collect();
+        let scopes = callers.iter().flat_map(|(payer, _)| Scope::candidates(payer)).collect();
+        let orgs = callers.iter().map(|(payer, _)| payer.org.as_str()).collect();
+        Self { asks, callers, caller_of, scopes, orgs, look_up_ids: false }
+    }
+
+    fn ids(&self) -> BTreeSet<(&'a str, Uuid)> {
+        self.asks.iter().map(|ask| (ask.payer.org.as_str(), ask.hold_id)).collect()
+    }
+
+    /// Each hold with its terms.
+    fn calls<'b>(&'b self, terms: &'b [Terms]) -> impl Iterator<Item = (&'a HoldAsk, &'b Terms)> {
+        let of = |caller: &usize| terms.get(*caller);
+        self.asks.iter().copied().zip(self.caller_of.iter().filter_map(of))
+    }
+
+    /// Decides in arrival order, each hold seeing what those before it took.
+    fn decide(&self, terms: &[Terms], counters: &Counters, mut known: KnownHolds<'a>) -> Vec<Decision> {
+        let mut counters = counters.clone();
+        self.calls(terms).map(|(ask, terms)| decide(ask, terms, &mut counters, &mut known)).collect()
+    }
+
+    fn new_holds<'b>(&'b self, terms: &'b [Terms], decisions: &[Decision]) -> Vec<NewHold<'b>> {
+        let granted = self.calls(terms).zip(decisions).filter_map(|(call, decision)| match decision {
+            Decision::Granted(grant) => Some((call, grant)),
+            _ => None,
+        });
+        granted.map(|((ask, terms), grant)| new_hold(ask, terms, grant)).collect()
+    }
+}
+
+impl Lane {
+    async fn answer(&mut self, asks: &[&HoldAsk], last_deadline: Instant) -> Vec<Answer> {
+        let mut result = self.decide_batch(asks).await;
+        let somebody_waits = Instant::now() < last_deadline;
+        if somebody_waits && result.as_ref().is_err_and(BatchError::lost_connection) {
+            result = self.decide_batch(asks).await;
+        }
+        match result {
+            Ok(decisions) => decisions.into_iter().map(Ok).collect(),
+            Err(error) => {
+                tracing::error!(%error, holds = asks.len(), "a batch of holds failed");
+                asks.iter().map(|_| Err(HoldFailure::Database)).collect()
+            }
+        }
+    }
+
+    async fn decide_batch(&mut self, asks: &[&HoldAsk]) -> Result<Vec<Decision>, BatchError> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => Session::open(&self.pool).await?,
         };
-        match attempt {
-            Attempt::Done(decisions) => {
-                transaction.commit().await?;
-                return Ok(decisions);
-            }
-            Attempt::Missing(missing) => {
-                transaction.rollback().await?;
-                store::insert_counters(pool, &missing).await?;
-            }
-            Attempt::Stale => transaction.rollback().await?,
-            Attempt::Clash => {
-                transaction.rollback().await?;
-                look_up_ids = true;
+        let mut batch = Batch::new(asks);
+        for _ in 0..MAX_ATTEMPTS {
+            match self.attempt(&mut session, &mut batch).await {
+                Ok(Some(decisions)) => {
+                    self.session = Some(session);
+                    return Ok(decisions);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    // Its transaction, if it lives, must not keep its locks.
+                    session.discard().await;
+                    return Err(error);
+                }
             }
         }
+        self.session = Some(session);
+        Err(BatchError::Contended)
     }
-    Err(BatchError::Contended)
-}
 
-fn touch_all(asks: &[&HoldAsk], read: &BudgetsRead) -> Result<Vec<Vec<Touch>>, BatchError> {
-    let now_unix_s = read.now_unix_us.div_euclid(1_000_000);
-    asks.iter().map(|ask| touched(&read.budgets, &ask.payer, now_unix_s).map_err(BatchError::from)).collect()
-}
-
-async fn decide_locked(
-    transaction: &mut sqlx::PgConnection,
-    hold_ttl_s: i64,
-    asks: &[&HoldAsk],
-    read: &BudgetsRead,
-    touches: &[Vec<Touch>],
-    counters: Counters,
-    mut known: KnownHolds,
-) -> Result<Attempt, BatchError> {
-    let (mut decisions, mut holds) = decide_all(asks, touches, counters.clone(), known.clone());
-    if known.is_empty() && decisions.iter().any(|decision| matches!(decision, Decision::Refused(_))) {
-        // A repeat of a granted id is answered with its grant, even when nothing is left by now.
-        let ids = asks.iter().map(|ask| (ask.payer.org.clone(), ask.hold_id)).collect();
-        known = store::known_holds(transaction, &ids).await?;
-        if !known.is_empty() {
-            (decisions, holds) = decide_all(asks, touches, counters, known);
+    /// Decides once; `None` when something has changed and it must be decided again. Leaves no
+    /// transaction open.
+    async fn attempt(
+        &mut self,
+        session: &mut Session,
+        batch: &mut Batch<'_>,
+    ) -> Result<Option<Vec<Decision>>, BatchError> {
+        let missing = self.policies.missing(&batch.scopes);
+        if !missing.is_empty() {
+            let now_unix_us = session.read_policies(&missing, &mut self.policies).await?;
+            self.clock = Some((Instant::now(), now_unix_us));
+            if !self.policies.missing(&batch.scopes).is_empty() {
+                // They were read at another version, and what was known at the old one is forgotten.
+                return Ok(None);
+            }
         }
-    }
-    if holds.is_empty() {
-        return Ok(Attempt::Done(decisions));
-    }
-    Ok(match store::write(transaction, read, &holds, hold_ttl_s).await? {
-        Written::All => Attempt::Done(decisions),
-        Written::Stale => Attempt::Stale,
-        Written::Clash => Attempt::Clash,
-    })
-}
-
-/// Decides in arrival order, each hold seeing what those before it took.
-fn decide_all(
-    asks: &[&HoldAsk],
-    touches: &[Vec<Touch>],
-    mut counters: Counters,
-    mut known: KnownHolds,
-) -> (Vec<Decision>, Vec<NewHold>) {
-    let mut decisions = Vec::with_capacity(asks.len());
-    let mut holds = Vec::new();
-    for (ask, touches) in asks.iter().zip(touches) {
-        let id = (ask.payer.org.as_str(), ask.hold_id);
-        let decision = decide(id, ask.amount_nanousd, touches, &mut counters, &mut known);
-        if matches!(decision, Decision::Granted { .. }) {
-            holds.push(new_hold(ask, touches));
+        let terms = self.terms(batch)?;
+        let touches = || terms.iter().flat_map(|terms| &terms.touches);
+        let keys: BTreeSet<CounterKey> = touches().map(|touch| touch.key.clone()).collect();
+        let locked = session.lock(&keys, &batch.orgs).await?;
+        self.clock = Some((Instant::now(), locked.now_unix_us));
+        let now_unix_s = locked.now_unix_us.div_euclid(1_000_000);
+        let in_force = !self.policies.forget_stale(&locked.versions);
+        if !in_force || !terms.iter().all(|terms| terms.hold_at(now_unix_s)) {
+            session.roll_back().await?;
+            return Ok(None);
         }
-        decisions.push(decision);
+        if locked.counters.len() < keys.len() {
+            session.roll_back().await?;
+            let missing = keys.into_iter().filter(|key| !locked.counters.contains_key(key)).collect();
+            session.insert_counters(&missing).await?;
+            return Ok(None);
+        }
+        self.decide_locked(session, batch, &terms, locked).await
     }
-    (decisions, holds)
+
+    async fn decide_locked(
+        &self,
+        session: &mut Session,
+        batch: &mut Batch<'_>,
+        terms: &[Terms],
+        locked: Locked,
+    ) -> Result<Option<Vec<Decision>>, BatchError> {
+        let known = if batch.look_up_ids { known_holds(session, batch).await? } else { KnownHolds::new() };
+        let mut decisions = batch.decide(terms, &locked.counters, known);
+        let turned_away =
+            |decision: &Decision| matches!(decision, Decision::Refused(_) | Decision::Barred(_));
+        if !batch.look_up_ids && decisions.iter().any(turned_away) {
+            // A repeat of a granted id is answered with its grant, even when nothing is left by now.
+            let known = known_holds(session, batch).await?;
+            if !known.is_empty() {
+                decisions = batch.decide(terms, &locked.counters, known);
+            }
+        }
+        let holds = batch.new_holds(terms, &decisions);
+        if holds.is_empty() {
+            session.roll_back().await?;
+            return Ok(Some(decisions));
+        }
+        let written = session.write(&holds, locked.now_unix_us, self.hold_ttl_s).await?;
+        batch.look_up_ids = written == Written::Clash;
+        Ok((written == Written::All).then_some(decisions))
+    }
+
+    /// The terms of each caller by what the database's clock should say; whether it says so is checked
+    /// under the locks.
+    fn terms(&self, batch: &Batch<'_>) -> Result<Vec<Terms>, BatchError> {
+        let now_unix_us = self.clock.map_or(0, |(at, unix_us)| {
+            unix_us.saturating_add(i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX))
+        });
+        let of = |(payer, model): &(&Payer, &str)| Ok(terms(&self.policies, payer, model, now_unix_us)?);
+        batch.callers.iter().map(of).collect()
+    }
 }
 
-fn new_hold(ask: &HoldAsk, touches: &[Touch]) -> NewHold {
+/// Which ids of a batch have a row already.
+async fn known_holds<'a>(session: &mut Session, batch: &Batch<'a>) -> sqlx::Result<KnownHolds<'a>> {
+    let ids = batch.ids();
+    let found = session.known_holds(&ids).await?;
+    let known = |(org, hold_id): (&'a str, Uuid)| {
+        found.get(&(org.to_owned(), hold_id)).map(|known| ((org, hold_id), *known))
+    };
+    Ok(ids.into_iter().filter_map(known).collect())
+}
+
+fn new_hold<'a>(ask: &'a HoldAsk, terms: &'a Terms, grant: &Grant) -> NewHold<'a> {
     NewHold {
-        org: ask.payer.org.clone(),
+        org: &ask.payer.org,
         hold_id: ask.hold_id,
-        team: ask.payer.team.clone().unwrap_or_default(),
-        user: ask.payer.user.clone().unwrap_or_default(),
-        provider: ask.provider.clone(),
-        model: ask.model.clone(),
+        team: ask.payer.team.as_deref().unwrap_or_default(),
+        user_name: ask.payer.user.as_deref().unwrap_or_default(),
+        provider: &ask.provider,
+        model: &ask.model,
         api: ask.api.as_str(),
-        held_nanousd: ask.amount_nanousd,
-        counters: touches.iter().map(|touch| touch.key.counter.clone()).collect(),
+        held_nanousd: grant.held_nanousd,
+        counters: terms.touches.iter().map(|touch| &touch.key.counter).collect(),
+        tags: &ask.tags,
+        override_id: grant.override_id,
     }
 }

@@ -4,10 +4,14 @@
 //! per waiting check is what once made this path slow. What calls cost is written by the sync thread
 //! in [`crate::tracker`]; both come from one `DATABASE_URL` (see `docs/adr/0001-…`).
 
+pub mod counters;
 pub mod decide;
 mod lane;
+pub mod policies;
 pub mod store;
+pub mod terms;
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
 
@@ -17,7 +21,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-pub use decide::{Decision, Refusal};
+use crate::estimate::Bound;
+
+pub use decide::{Decision, Grant, Refusal};
 
 /// A hold as the ledger decides it: priced already.
 #[derive(Debug, Clone)]
@@ -34,6 +40,10 @@ pub struct HoldAsk {
     pub api: Api,
     /// What to hold, nano-USD.
     pub amount_nanousd: i64,
+    /// What to hold where a strict budget is touched, or why nothing bounds it.
+    pub bound: Result<Bound, &'static str>,
+    /// Cost tags.
+    pub tags: BTreeMap<String, String>,
 }
 
 /// The ledger could not decide. Not a denial: nothing is known about the budget.

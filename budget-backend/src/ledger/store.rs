@@ -1,207 +1,367 @@
-//! The SQL of the hot path. Async, over the sqlx pool; the tracker has its own, over `postgres`.
+//! The SQL of the hot path. Async, over the sqlx pool; the tracker has its own, over `postgres`. The
+//! lock order is told in [`super::counters`].
 //!
-//! Lock order, for every writer of these tables: counters by primary key, then holds by primary key,
-//! then summary rows by primary key. Counters that don't exist yet are inserted first, sorted, in a
-//! transaction of their own. Hot tables carry no foreign keys. So no two writers can wait for each
-//! other in a circle.
+//! A batch costs two round trips: begin, lock and read; write and commit. Each is one message of the
+//! simple protocol, because only that one carries several statements. It takes no parameters, so the
+//! data travels as JSON in hexadecimal digits: whatever a name contains, the statement is made of
+//! nothing but our own text and the characters 0 to f.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
+use purser_protocol::Tier;
+use serde::{Deserialize, Serialize};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::types::Json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgExecutor, PgPool, Postgres, Row};
 use uuid::Uuid;
 
-use super::decide::{Counter, CounterKey, CounterRef, Counters, KnownHold, KnownHolds};
-use crate::budget::{Budget, Scope};
-
-/// The budgets of some scopes, as of one statement.
-pub struct BudgetsRead {
-    /// The database's clock, microseconds since the Unix epoch.
-    pub now_unix_us: i64,
-    /// Each org's count of edits, to be checked again when the decision is written.
-    pub versions: Vec<(String, i64)>,
-    /// The active budgets.
-    pub budgets: Vec<Budget>,
-}
+use super::counters::{INSERT_COUNTERS, KeyColumns};
+use super::decide::{Counter, CounterKey, CounterRef, Counters, KnownHold};
+use super::policies::{Policies, ScopePolicy};
+use crate::budget::{Budget, BudgetColumns, Scope};
+use crate::pattern::Patterns;
+use crate::rules::{Override, Rule};
 
 /// A hold to open.
-pub struct NewHold {
+#[derive(Debug, Serialize)]
+pub struct NewHold<'a> {
     /// The organisation.
-    pub org: String,
+    pub org: &'a str,
     /// The hold's id.
     pub hold_id: Uuid,
     /// The team, or `""`.
-    pub team: String,
+    pub team: &'a str,
     /// The user, or `""`.
-    pub user: String,
+    pub user_name: &'a str,
     /// Who bills.
-    pub provider: String,
+    pub provider: &'a str,
     /// The model asked for.
-    pub model: String,
+    pub model: &'a str,
     /// The API spoken.
     pub api: &'static str,
     /// What is held, nano-USD.
     pub held_nanousd: i64,
     /// Where it counts.
-    pub counters: Vec<CounterRef>,
+    pub counters: Vec<&'a CounterRef>,
+    /// Cost tags.
+    pub tags: &'a std::collections::BTreeMap<String, String>,
+    /// The override without which it would have been refused.
+    pub override_id: Option<i64>,
+}
+
+/// What a batch found under its locks.
+pub struct Locked {
+    /// The database's clock, microseconds since the Unix epoch.
+    pub now_unix_us: i64,
+    /// Each org's count of edits.
+    pub versions: Vec<(String, i64)>,
+    /// The counters; fewer than were asked for when some don't exist yet.
+    pub counters: Counters,
 }
 
 /// What became of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// Everything is written; commit.
+    /// It is committed.
     All,
-    /// A budget was edited since it was read; read again and decide again.
-    Stale,
-    /// A hold with one of these ids exists; read those and decide again.
+    /// A hold with one of these ids exists; nothing is written.
     Clash,
 }
 
-/// Reads the active budgets of `scopes`, with the database's clock.
-pub async fn read_budgets(conn: &mut PgConnection, scopes: &BTreeSet<Scope>) -> sqlx::Result<BudgetsRead> {
-    let orgs: Vec<&str> = scopes.iter().map(|scope| scope.org.as_str()).collect();
-    let teams: Vec<&str> = scopes.iter().map(|scope| scope.team.as_str()).collect();
-    let users: Vec<&str> = scopes.iter().map(|scope| scope.user.as_str()).collect();
-    let rows = sqlx::query(
-        "select s.org, s.team, s.user_name, coalesce(v.version, 0) as version,
-                (extract(epoch from now()) * 1000000)::bigint as now_us,
-                b.budget_id, b.window_kind, b.time_zone, b.limit_nanousd
-           from unnest($1::text[], $2::text[], $3::text[]) as s (org, team, user_name)
-           left join budget_versions v on v.org = s.org
-           left join budgets b on b.org = s.org and b.team = s.team and b.user_name = s.user_name
-                              and b.archived_at is null",
-    )
-    .bind(&orgs)
-    .bind(&teams)
-    .bind(&users)
-    .fetch_all(conn)
-    .await?;
-    let mut read = BudgetsRead { now_unix_us: 0, versions: Vec::new(), budgets: Vec::new() };
-    let mut versions = BTreeSet::new();
-    for row in &rows {
-        read.now_unix_us = row.try_get("now_us")?;
-        versions.insert((row.try_get::<String, _>("org")?, row.try_get::<i64, _>("version")?));
-        if let Some(budget_id) = row.try_get::<Option<i64>, _>("budget_id")? {
-            read.budgets.push(budget(row, budget_id)?);
+/// A connection that a lane keeps, with a batch's transaction on it.
+pub struct Session(PoolConnection<Postgres>);
+
+impl Session {
+    /// Takes a connection from the pool for good.
+    pub async fn open(pool: &PgPool) -> sqlx::Result<Self> {
+        pool.acquire().await.map(Self)
+    }
+
+    /// Gives the connection up, with whatever is under way on it.
+    pub async fn discard(self) {
+        // What is said on a broken connection is of no interest.
+        let _broken = self.0.detach().close_hard().await;
+    }
+
+    /// Reads what is set at `scopes` into `policies`; gives back the database's clock, microseconds
+    /// since the Unix epoch.
+    pub async fn read_policies(
+        &mut self,
+        scopes: &BTreeSet<Scope>,
+        policies: &mut Policies,
+    ) -> sqlx::Result<i64> {
+        let column = |of: fn(&Scope) -> &str| scopes.iter().map(of).collect::<Vec<&str>>();
+        let rows = sqlx::query(READ_POLICIES)
+            .bind(column(|scope| &scope.org))
+            .bind(column(|scope| &scope.team))
+            .bind(column(|scope| &scope.user))
+            .fetch_all(&mut *self.0)
+            .await?;
+        let mut now_unix_us = 0;
+        for row in &rows {
+            now_unix_us = row.try_get("now_us")?;
+            let scope = Scope::new(row.try_get("org")?, row.try_get("team")?, row.try_get("user_name")?);
+            let policy = scope_policy(row, &scope)?;
+            policies.insert(row.try_get("version")?, scope, policy);
+        }
+        Ok(now_unix_us)
+    }
+
+    /// Begins, locks the counters in key order, and reads them and, under the locks, the clock and the
+    /// orgs' versions.
+    pub async fn lock(&mut self, keys: &BTreeSet<CounterKey>, orgs: &BTreeSet<&str>) -> sqlx::Result<Locked> {
+        let keys: Vec<KeyRecord<'_>> = keys.iter().map(KeyRecord::new).collect();
+        let sql = lock_message(&literal(&keys)?, &literal(orgs)?);
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *self.0).await?;
+        let mut locked = Locked { now_unix_us: 0, versions: Vec::new(), counters: Counters::new() };
+        for row in &rows {
+            if let Some(now_unix_us) = row.try_get("now_us")? {
+                locked.now_unix_us = now_unix_us;
+                locked.versions.push((row.try_get("org")?, row.try_get("version")?));
+            } else {
+                let (key, counter) = counter(row)?;
+                locked.counters.insert(key, counter);
+            }
+        }
+        Ok(locked)
+    }
+
+    /// Raises the counters, opens the holds, and commits.
+    pub async fn write(
+        &mut self,
+        holds: &[NewHold<'_>],
+        held_at_unix_us: i64,
+        hold_ttl_s: i64,
+    ) -> sqlx::Result<Written> {
+        let sql = write_message(&literal(&raises(holds))?, &literal(&holds)?, held_at_unix_us, hold_ttl_s);
+        match sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *self.0).await {
+            Ok(_) => Ok(Written::All),
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+                self.roll_back().await?;
+                Ok(Written::Clash)
+            }
+            Err(error) => Err(error),
         }
     }
-    read.versions = versions.into_iter().collect();
-    Ok(read)
-}
 
-fn budget(row: &PgRow, budget_id: i64) -> sqlx::Result<Budget> {
-    let scope =
-        Scope { org: row.try_get("org")?, team: row.try_get("team")?, user: row.try_get("user_name")? };
-    let limit_nanousd = row.try_get("limit_nanousd")?;
-    Budget::from_columns(
-        budget_id,
-        scope,
-        row.try_get("window_kind")?,
-        row.try_get("time_zone")?,
-        limit_nanousd,
-    )
-    .map_err(|problem| sqlx::Error::Decode(problem.into()))
-}
+    /// Ends the transaction without having changed anything.
+    pub async fn roll_back(&mut self) -> sqlx::Result<()> {
+        sqlx::raw_sql("rollback").execute(&mut *self.0).await.map(drop)
+    }
 
-/// The key columns of counters, one array each, as SQL wants them.
-pub struct KeyColumns<'a> {
-    /// `org`.
-    pub orgs: Vec<&'a str>,
-    /// `budget_id`.
-    pub budget_ids: Vec<i64>,
-    /// `subject`.
-    pub subjects: Vec<&'a str>,
-    /// `period_start`, Unix seconds.
-    pub periods: Vec<i64>,
-}
+    /// Makes missing counters, in a transaction of its own.
+    pub async fn insert_counters(&mut self, keys: &BTreeSet<CounterKey>) -> sqlx::Result<()> {
+        insert_counters(&mut *self.0, keys).await
+    }
 
-impl<'a> KeyColumns<'a> {
-    /// Splits keys into columns.
-    pub fn new(keys: impl IntoIterator<Item = &'a CounterKey>) -> Self {
-        let mut columns =
-            Self { orgs: Vec::new(), budget_ids: Vec::new(), subjects: Vec::new(), periods: Vec::new() };
-        for key in keys {
-            columns.orgs.push(&key.org);
-            columns.budget_ids.push(key.counter.budget_id);
-            columns.subjects.push(&key.counter.subject);
-            columns.periods.push(key.counter.period_start_unix_s);
-        }
-        columns
+    /// Which of these ids have a row already.
+    pub async fn known_holds(
+        &mut self,
+        ids: &BTreeSet<(&str, Uuid)>,
+    ) -> sqlx::Result<HashMap<(String, Uuid), KnownHold>> {
+        known_holds(&mut self.0, ids).await
     }
 }
 
-/// Locks counters in key order and reads them. The same text serves the tracker.
-pub const LOCK_COUNTERS: &str = "
-    select c.org, c.budget_id, c.subject, extract(epoch from c.period_start)::bigint as period_unix_s,
-           c.spent_nanousd, c.held_nanousd
-      from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) as k (org, budget_id, subject, period_unix_s)
-      join budget_counters c on c.org = k.org and c.budget_id = k.budget_id and c.subject = k.subject
-                            and c.period_start = to_timestamp(k.period_unix_s)
-     order by c.org, c.budget_id, c.subject, c.period_start
-       for update of c";
+const READ_POLICIES: &str = "
+    select s.org, s.team, s.user_name, coalesce(v.version, 0) as version,
+           (extract(epoch from clock_timestamp()) * 1000000)::bigint as now_us,
+           coalesce((select json_agg(json_build_object('budget_id', b.budget_id, 'window_kind', b.window_kind,
+                            'time_zone', b.time_zone, 'limit_nanousd', b.limit_nanousd, 'mode', b.mode,
+                            'strict', b.strict, 'models', b.models))
+                       from budgets b
+                      where b.org = s.org and b.team = s.team and b.user_name = s.user_name
+                        and b.archived_at is null), '[]') as budgets,
+           (select json_build_object('blocked', r.blocked, 'reason', r.reason,
+                   'allowed_models', r.allowed_models, 'denied_models', r.denied_models,
+                   'required_tiers', r.required_tiers)
+              from call_rules r
+             where r.org = s.org and r.team = s.team and r.user_name = s.user_name) as rule,
+           coalesce((select json_agg(json_build_object('override_id', o.override_id,
+                            'from_unix_us', (extract(epoch from o.created_at) * 1000000)::bigint,
+                            'expires_unix_us', (extract(epoch from o.expires_at) * 1000000)::bigint)
+                            order by o.override_id)
+                       from overrides o
+                      where o.org = s.org and o.team = s.team and o.user_name = s.user_name
+                        and o.ended_at is null and o.expires_at > now()), '[]') as overrides
+      from unnest($1::text[], $2::text[], $3::text[]) as s (org, team, user_name)
+      left join budget_versions v on v.org = s.org";
 
-/// Makes counters that don't exist yet, in key order, starting from what the ledger says their payer
-/// has spent in the running period. The same text serves the tracker.
-pub const INSERT_COUNTERS: &str = "
-    insert into budget_counters (org, budget_id, subject, period_start, spent_nanousd)
-    select k.org, k.budget_id, k.subject, to_timestamp(k.period_unix_s), coalesce((
-               select sum(r.cost_nanousd)
-                 from llm_requests r
-                where r.org = k.org and r.occurred_at >= to_timestamp(k.period_unix_s)
-                  and case b.team when '' then true when '*' then r.team = k.subject else r.team = b.team end
-                  and case b.user_name when '' then true when '*' then r.user_name = k.subject
-                                       else r.user_name = b.user_name end), 0)
-      from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) as k (org, budget_id, subject, period_unix_s)
-      join budgets b on b.org = k.org and b.budget_id = k.budget_id
-     order by k.org, k.budget_id, k.subject, k.period_unix_s
-    on conflict do nothing";
-
-/// Locks `keys` in order and reads them; fewer come back when some don't exist yet.
-pub async fn lock_counters(conn: &mut PgConnection, keys: &BTreeSet<CounterKey>) -> sqlx::Result<Counters> {
-    let columns = KeyColumns::new(keys);
-    let rows = sqlx::query(LOCK_COUNTERS)
-        .bind(&columns.orgs)
-        .bind(&columns.budget_ids)
-        .bind(&columns.subjects)
-        .bind(&columns.periods)
-        .fetch_all(conn)
-        .await?;
-    rows.iter()
-        .map(|row| {
-            let counter = CounterRef {
-                budget_id: row.try_get("budget_id")?,
-                subject: row.try_get("subject")?,
-                period_start_unix_s: row.try_get("period_unix_s")?,
-            };
-            let standing = Counter {
-                spent_nanousd: row.try_get("spent_nanousd")?,
-                held_nanousd: row.try_get("held_nanousd")?,
-            };
-            Ok((CounterKey { org: row.try_get("org")?, counter }, standing))
-        })
-        .collect()
+#[derive(Deserialize)]
+struct RuleColumns {
+    blocked: bool,
+    reason: String,
+    allowed_models: Patterns,
+    denied_models: Patterns,
+    required_tiers: Vec<Tier>,
 }
 
-/// Makes missing counters, in a transaction of its own: inserting while other counters are locked
-/// would take locks out of order.
-pub async fn insert_counters(pool: &PgPool, keys: &BTreeSet<CounterKey>) -> sqlx::Result<()> {
+#[derive(Deserialize)]
+struct OverrideColumns {
+    override_id: i64,
+    from_unix_us: i64,
+    expires_unix_us: i64,
+}
+
+fn scope_policy(row: &PgRow, scope: &Scope) -> sqlx::Result<ScopePolicy> {
+    let Json(budgets): Json<Vec<BudgetColumns>> = row.try_get("budgets")?;
+    let rule: Option<Json<RuleColumns>> = row.try_get("rule")?;
+    let Json(overrides): Json<Vec<OverrideColumns>> = row.try_get("overrides")?;
+    let budgets = budgets
+        .into_iter()
+        .map(|columns| Budget::from_columns(scope.clone(), columns))
+        .collect::<Result<Vec<_>, String>>()
+        .map_err(|problem| sqlx::Error::Decode(problem.into()))?;
+    let rule = rule.map(|Json(columns)| Rule {
+        scope: scope.clone(),
+        blocked: columns.blocked,
+        reason: columns.reason,
+        allowed_models: columns.allowed_models,
+        denied_models: columns.denied_models,
+        required_tiers: columns.required_tiers,
+    });
+    let overrides = overrides.into_iter().map(|columns| Override {
+        override_id: columns.override_id,
+        from_unix_us: columns.from_unix_us,
+        expires_unix_us: columns.expires_unix_us,
+    });
+    Ok(ScopePolicy { budgets, rule, overrides: overrides.collect() })
+}
+
+fn counter(row: &PgRow) -> sqlx::Result<(CounterKey, Counter)> {
+    let counter = CounterRef {
+        budget_id: row.try_get("budget_id")?,
+        subject: row.try_get("subject")?,
+        period_start_unix_s: row.try_get("period_unix_s")?,
+    };
+    let standing = Counter {
+        spent_nanousd: row.try_get("spent_nanousd")?,
+        held_nanousd: row.try_get("held_nanousd")?,
+        topped_up_nanousd: row.try_get("topped_up_nanousd")?,
+    };
+    Ok((CounterKey { org: row.try_get("org")?, counter }, standing))
+}
+
+/// Data as an SQL expression of type `json`.
+fn literal(data: &impl Serialize) -> sqlx::Result<String> {
+    let json = serde_json::to_vec(data).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let mut text = String::with_capacity(json.len().saturating_mul(2).saturating_add(48));
+    text.push_str("convert_from(decode('");
+    for byte in json {
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from(if digit < 10 { b'0' + digit } else { b'a' - 10 + digit }));
+        }
+    }
+    text.push_str("', 'hex'), 'UTF8')::json");
+    Ok(text)
+}
+
+#[derive(Serialize)]
+struct KeyRecord<'a> {
+    org: &'a str,
+    budget_id: i64,
+    subject: &'a str,
+    period_unix_s: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    added: Option<i64>,
+}
+
+impl<'a> KeyRecord<'a> {
+    fn new(key: &'a CounterKey) -> Self {
+        Self::raising(&key.org, &key.counter, None)
+    }
+
+    fn raising(org: &'a str, counter: &'a CounterRef, added: Option<i64>) -> Self {
+        Self {
+            org,
+            budget_id: counter.budget_id,
+            subject: &counter.subject,
+            period_unix_s: counter.period_start_unix_s,
+            added,
+        }
+    }
+}
+
+/// What the holds add to each counter.
+fn raises<'a>(holds: &'a [NewHold<'a>]) -> Vec<KeyRecord<'a>> {
+    let mut raises: std::collections::BTreeMap<(&str, &CounterRef), i64> = std::collections::BTreeMap::new();
+    for hold in holds {
+        for counter in &hold.counters {
+            let sum = raises.entry((hold.org, counter)).or_default();
+            // The decision saw to it that the sums fit.
+            *sum = sum.saturating_add(hold.held_nanousd);
+        }
+    }
+    raises.into_iter().map(|((org, counter), added)| KeyRecord::raising(org, counter, Some(added))).collect()
+}
+
+/// Every join here is from a handful of keys to their rows by primary key. Said to the planner, since it
+/// would scan whole tables by what it guesses of ones it has no statistics of yet.
+const PLANS: &str =
+    "set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off;";
+
+/// The second select is a statement of its own, so that it sees what was committed while the first
+/// waited for its locks.
+fn lock_message(keys: &str, orgs: &str) -> String {
+    format!(
+        "begin;
+         {PLANS}
+         select null::bigint as now_us, c.org, c.budget_id, c.subject,
+                extract(epoch from c.period_start)::bigint as period_unix_s,
+                c.spent_nanousd, c.held_nanousd, c.topped_up_nanousd
+           from json_to_recordset({keys}) as k (org text, budget_id bigint, subject text, period_unix_s bigint)
+           join budget_counters c on c.org = k.org and c.budget_id = k.budget_id and c.subject = k.subject
+                                 and c.period_start = to_timestamp(k.period_unix_s)
+          order by c.org, c.budget_id, c.subject, c.period_start
+            for update of c;
+         select (extract(epoch from clock_timestamp()) * 1000000)::bigint as now_us, o.org,
+                coalesce(v.version, 0) as version
+           from json_array_elements_text({orgs}) as o (org)
+           left join budget_versions v on v.org = o.org"
+    )
+}
+
+fn write_message(raises: &str, holds: &str, held_at_unix_us: i64, hold_ttl_s: i64) -> String {
+    format!(
+        "with raised as (
+             update budget_counters c set held_nanousd = c.held_nanousd + k.added
+               from json_to_recordset({raises})
+                    as k (org text, budget_id bigint, subject text, period_unix_s bigint, added bigint)
+              where c.org = k.org and c.budget_id = k.budget_id and c.subject = k.subject
+                and c.period_start = to_timestamp(k.period_unix_s)
+         )
+         insert into holds (org, hold_id, team, user_name, provider, model, api, state, held_nanousd,
+                            counters, tags, override_id, held_at, expires_at)
+         select h.org, h.hold_id, h.team, h.user_name, h.provider, h.model, h.api, 'open', h.held_nanousd,
+                h.counters, h.tags, h.override_id, t.held_at, t.held_at + {hold_ttl_s} * interval '1 second'
+           from json_to_recordset({holds})
+                as h (org text, hold_id uuid, team text, user_name text, provider text, model text, api text,
+                      held_nanousd bigint, counters jsonb, tags jsonb, override_id bigint),
+                (values (timestamptz 'epoch' + {held_at_unix_us} * interval '1 microsecond')) as t (held_at)
+          order by h.org, h.hold_id;
+         commit"
+    )
+}
+
+/// Makes missing counters, in a transaction of its own.
+pub async fn insert_counters(conn: impl PgExecutor<'_>, keys: &BTreeSet<CounterKey>) -> sqlx::Result<()> {
     let columns = KeyColumns::new(keys);
     sqlx::query(INSERT_COUNTERS)
         .bind(&columns.orgs)
         .bind(&columns.budget_ids)
         .bind(&columns.subjects)
         .bind(&columns.periods)
-        .execute(pool)
+        .execute(conn)
         .await?;
     Ok(())
 }
 
-/// Which of these ids have a row already.
-pub async fn known_holds(
+async fn known_holds(
     conn: &mut PgConnection,
-    ids: &BTreeSet<(String, Uuid)>,
-) -> sqlx::Result<KnownHolds> {
-    let (orgs, hold_ids): (Vec<&str>, Vec<Uuid>) = ids.iter().map(|(org, id)| (org.as_str(), *id)).unzip();
+    ids: &BTreeSet<(&str, Uuid)>,
+) -> sqlx::Result<HashMap<(String, Uuid), KnownHold>> {
+    let (orgs, hold_ids): (Vec<&str>, Vec<Uuid>) = ids.iter().copied().unzip();
     let rows = sqlx::query(
         "select h.org, h.hold_id, h.state = 'open' as open, h.held_nanousd
            from unnest($1::text[], $2::uuid[]) as k (org, hold_id)
@@ -218,89 +378,3 @@ pub async fn known_holds(
         })
         .collect()
 }
-
-/// Writes a batch's grants in one statement: raises the counters (already locked) and opens the
-/// holds, unless a budget was edited since `read`.
-pub async fn write(
-    conn: &mut PgConnection,
-    read: &BudgetsRead,
-    holds: &[NewHold],
-    hold_ttl_s: i64,
-) -> sqlx::Result<Written> {
-    let raises: Vec<(CounterKey, i64)> = raises(holds);
-    let columns = KeyColumns::new(raises.iter().map(|(key, _)| key));
-    let added: Vec<i64> = raises.iter().map(|(_, added)| *added).collect();
-    let (orgs, versions): (Vec<&str>, Vec<i64>) =
-        read.versions.iter().map(|(org, v)| (org.as_str(), *v)).unzip();
-    let text = |of: fn(&NewHold) -> &str| holds.iter().map(of).collect::<Vec<&str>>();
-    let row = sqlx::query(WRITE)
-        .bind(&orgs)
-        .bind(&versions)
-        .bind(&columns.orgs)
-        .bind(&columns.budget_ids)
-        .bind(&columns.subjects)
-        .bind(&columns.periods)
-        .bind(&added)
-        .bind(text(|hold| &hold.org))
-        .bind(holds.iter().map(|hold| hold.hold_id).collect::<Vec<_>>())
-        .bind(text(|hold| &hold.team))
-        .bind(text(|hold| &hold.user))
-        .bind(text(|hold| &hold.provider))
-        .bind(text(|hold| &hold.model))
-        .bind(text(|hold| hold.api))
-        .bind(holds.iter().map(|hold| hold.held_nanousd).collect::<Vec<_>>())
-        .bind(holds.iter().map(|hold| sqlx::types::Json(hold.counters.as_slice())).collect::<Vec<_>>())
-        .bind(read.now_unix_us)
-        .bind(hold_ttl_s)
-        .fetch_one(conn)
-        .await?;
-    let opened: i64 = row.try_get("opened")?;
-    Ok(if !row.try_get::<bool, _>("fresh")? {
-        Written::Stale
-    } else if usize::try_from(opened) != Ok(holds.len()) {
-        Written::Clash
-    } else {
-        Written::All
-    })
-}
-
-fn raises(holds: &[NewHold]) -> Vec<(CounterKey, i64)> {
-    let mut raises: std::collections::BTreeMap<CounterKey, i64> = std::collections::BTreeMap::new();
-    for hold in holds {
-        for counter in &hold.counters {
-            let key = CounterKey { org: hold.org.clone(), counter: counter.clone() };
-            let sum = raises.entry(key).or_default();
-            // Bounded by the limits the decision checked.
-            *sum = sum.saturating_add(hold.held_nanousd);
-        }
-    }
-    raises.into_iter().collect()
-}
-
-const WRITE: &str = "
-    with fresh as (
-        select not exists (
-            select from unnest($1::text[], $2::bigint[]) as s (org, version)
-              left join budget_versions v on v.org = s.org
-             where coalesce(v.version, 0) <> s.version) as yes
-    ), raised as (
-        update budget_counters c set held_nanousd = c.held_nanousd + k.added
-          from unnest($3::text[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[])
-               as k (org, budget_id, subject, period_unix_s, added)
-         where c.org = k.org and c.budget_id = k.budget_id and c.subject = k.subject
-           and c.period_start = to_timestamp(k.period_unix_s) and (select yes from fresh)
-    ), opened as (
-        insert into holds (org, hold_id, team, user_name, provider, model, api, state, held_nanousd,
-                           counters, held_at, expires_at)
-        select h.org, h.hold_id, h.team, h.user_name, h.provider, h.model, h.api, 'open', h.held_nanousd,
-               h.counters, timestamptz 'epoch' + $17 * interval '1 microsecond',
-               timestamptz 'epoch' + $17 * interval '1 microsecond' + $18 * interval '1 second'
-          from unnest($8::text[], $9::uuid[], $10::text[], $11::text[], $12::text[], $13::text[],
-                      $14::text[], $15::bigint[], $16::jsonb[])
-               as h (org, hold_id, team, user_name, provider, model, api, held_nanousd, counters)
-         where (select yes from fresh)
-         order by h.org, h.hold_id
-        on conflict do nothing
-        returning 1
-    )
-    select (select yes from fresh) as fresh, (select count(*) from opened) as opened";

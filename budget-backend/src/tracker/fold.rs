@@ -5,20 +5,22 @@
 //! | settlement | entry 0          | entry 0, release  | entry 0           | entry 1: the rest    | duplicate |
 //! | void       | tombstone        | release           | duplicate         | duplicate            | duplicate |
 //! | expiry     | nothing          | entry 0, release  | nothing           | nothing              | nothing   |
+//! | renewal    | nothing          | lives on          | nothing           | nothing              | nothing   |
 //!
 //! So a settlement beats a void and an expiry, whatever the order they arrive in, and the entries of
-//! one id always sum to what it cost.
+//! one id always sum to what it cost. A row that retention dropped is taken from its first entry, so
+//! that a correction counts where the charge did, however late it comes.
 
 use purser_protocol::{Outcome, Payer};
 
 use super::model::{
-    Cost, Effects, Facts, HoldKey, HoldRow, HoldState, Item, NewEntry, Rows, Settle, Subject,
+    Cost, Effects, Facts, HoldKey, HoldRow, HoldState, HoldUpdate, Item, NewEntry, Rows, Settle, Subject,
 };
 use crate::ledger::decide::{CounterKey, CounterRef};
 
 /// How far back a settlement without a hold may date itself: its outbox waits out an outage, but a
 /// clock that is wrong by years must not charge another year.
-const MAX_AGE_US: i64 = 7 * 24 * 3600 * 1_000_000;
+pub const MAX_AGE_US: i64 = 7 * 24 * 3600 * 1_000_000;
 
 /// The instant a settlement without a hold counts at: its request's time, not later than now and not
 /// earlier than a week ago.
@@ -32,6 +34,7 @@ pub fn fold(key: &HoldKey, item: &Item, rows: &mut Rows, effects: &mut Effects) 
     match item {
         Item::Settle(settle) => fold_settle(key, settle, rows, effects),
         Item::Void(payer) => fold_void(key, payer, rows, effects),
+        Item::Renew => fold_renew(key, rows, effects),
         Item::Expire => fold_expire(key, rows, effects),
         Item::Quarantine(quarantined) => {
             effects.quarantined.push((key.clone(), quarantined.clone()));
@@ -44,6 +47,7 @@ fn fold_settle(key: &HoldKey, settle: &Settle, rows: &mut Rows, effects: &mut Ef
     let entries = rows.entries.get(key).copied().unwrap_or_default();
     let row = rows.holds.get(key).cloned();
     if entries.settled || row.as_ref().is_some_and(|row| row.state == HoldState::Settled) {
+        release_again(key, row, HoldState::Settled, rows, effects);
         return Outcome::Duplicate;
     }
     let held_nanousd = row.as_ref().map_or(0, |row| row.held_nanousd);
@@ -55,9 +59,10 @@ fn fold_settle(key: &HoldKey, settle: &Settle, rows: &mut Rows, effects: &mut Ef
     let fallback = || rows.fallback_counters.get(key).cloned().unwrap_or_default();
     let mut subject = settle.subject.clone();
     let (counters, occurred_at_unix_us) = match &row {
-        Some(row) if !(row.state == HoldState::Voided && row.counters.is_empty()) => {
+        Some(row) if row.says_where_it_counts() => {
             // Who pays was fixed with the hold; the rows must say the same as the counters.
             (subject.team, subject.user) = (row.subject.team.clone(), row.subject.user.clone());
+            subject.tags = row.subject.tags.clone();
             (row.counters.clone(), row.held_at_unix_us)
         }
         _ => (fallback(), clamp_started_at(settle.started_at_unix_us, rows.now_unix_us)),
@@ -73,6 +78,7 @@ fn fold_settle(key: &HoldKey, settle: &Settle, rows: &mut Rows, effects: &mut Ef
         occurred_at_unix_us,
         counters,
         subject: subject.clone(),
+        override_id: row.as_ref().and_then(|row| row.override_id),
         charge: Some(settle.charge.clone()),
         facts: settle.facts.clone(),
     };
@@ -92,11 +98,21 @@ fn fold_void(key: &HoldKey, payer: &Payer, rows: &mut Rows, effects: &mut Effect
     let subject = Subject {
         team: payer.team.clone().unwrap_or_default(),
         user: payer.user.clone().unwrap_or_default(),
-        provider: String::new(),
-        model: String::new(),
-        api: String::new(),
+        ..Subject::default()
     };
     close(key, row, &subject, HoldState::Voided, rows, effects);
+    Outcome::Recorded
+}
+
+/// A hold that is still open lives on, also one whose time is up and that no sweep has met yet.
+fn fold_renew(key: &HoldKey, rows: &mut Rows, effects: &mut Effects) -> Outcome {
+    let (now_unix_us, ttl_us) = (rows.now_unix_us, rows.hold_ttl_s.saturating_mul(1_000_000));
+    let Some(row) = rows.holds.get_mut(key).filter(|row| row.state == HoldState::Open) else {
+        return Outcome::Duplicate;
+    };
+    row.expires_at_unix_us = row.expires_at_unix_us.max(now_unix_us.saturating_add(ttl_us));
+    let update = HoldUpdate { state: HoldState::Open, expires_at_unix_us: row.expires_at_unix_us };
+    effects.updates.insert(key.clone(), update);
     Outcome::Recorded
 }
 
@@ -107,15 +123,21 @@ fn fold_expire(key: &HoldKey, rows: &mut Rows, effects: &mut Effects) -> Outcome
     if row.state != HoldState::Open || row.expires_at_unix_us > rows.now_unix_us {
         return Outcome::Duplicate;
     }
+    if let Some(entries) = rows.entries.get(key).copied() {
+        let state = if entries.settled { HoldState::Settled } else { HoldState::Expired };
+        release_again(key, Some(row), state, rows, effects);
+        return Outcome::Duplicate;
+    }
     let entry = NewEntry {
         key: key.clone(),
-        entry: rows.entries.get(key).map_or(0, |entries| entries.count),
+        entry: 0,
         cost_nanousd: row.held_nanousd,
         held_nanousd: row.held_nanousd,
         cause: "expired",
         occurred_at_unix_us: row.held_at_unix_us,
         counters: row.counters.clone(),
         subject: row.subject.clone(),
+        override_id: row.override_id,
         charge: None,
         facts: Facts { usage_quality: "none", admission: "held", ending: "unknown", ..Facts::default() },
     };
@@ -123,6 +145,22 @@ fn fold_expire(key: &HoldKey, rows: &mut Rows, effects: &mut Effects) -> Outcome
     charge(entry, row.held_nanousd, false, rows, effects);
     close(key, Some(row), &subject, HoldState::Expired, rows, effects);
     Outcome::Recorded
+}
+
+/// Gives back what is held by an id that was charged before: it was held once more long after its row
+/// was dropped. Its entries stay as they are.
+fn release_again(
+    key: &HoldKey,
+    row: Option<HoldRow>,
+    state: HoldState,
+    rows: &mut Rows,
+    effects: &mut Effects,
+) {
+    if let Some(row) = row.filter(|row| row.state == HoldState::Open) {
+        change_counters(key, &row.counters, 0, row.held_nanousd, effects);
+        let subject = row.subject.clone();
+        close(key, Some(row), &subject, state, rows, effects);
+    }
 }
 
 /// Adds a ledger entry, its charge, and the release of what was held for it.
@@ -160,7 +198,7 @@ fn close(
     rows: &mut Rows,
     effects: &mut Effects,
 ) {
-    let existed = row.is_some() && !effects.tombstones.contains_key(key);
+    let stored = row.as_ref().is_some_and(|row| !row.dropped) && !effects.tombstones.contains_key(key);
     let row = HoldRow {
         state,
         ..row.unwrap_or_else(|| HoldRow {
@@ -170,10 +208,13 @@ fn close(
             held_at_unix_us: rows.now_unix_us,
             expires_at_unix_us: rows.now_unix_us,
             subject: subject.clone(),
+            override_id: None,
+            dropped: false,
         })
     };
-    if existed {
-        effects.states.insert(key.clone(), state);
+    if stored {
+        let update = HoldUpdate { state, expires_at_unix_us: row.expires_at_unix_us };
+        effects.updates.insert(key.clone(), update);
     } else {
         effects.tombstones.insert(key.clone(), row.clone());
     }

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
 use super::*;
@@ -20,6 +22,7 @@ fn subject() -> Subject {
         provider: "openai".into(),
         model: "gpt-4o".into(),
         api: "openai_chat".into(),
+        tags: BTreeMap::from([("project".to_owned(), "blue".to_owned())]),
     }
 }
 
@@ -51,6 +54,8 @@ fn row(state: HoldState) -> HoldRow {
         held_at_unix_us: NOW_US - 5_000,
         expires_at_unix_us: NOW_US - 1,
         subject: subject(),
+        override_id: Some(3),
+        dropped: false,
     }
 }
 
@@ -64,7 +69,7 @@ struct Model {
 
 impl Model {
     fn new(hold: Option<HoldState>) -> Self {
-        let mut rows = Rows { now_unix_us: NOW_US, ..Rows::default() };
+        let mut rows = Rows { now_unix_us: NOW_US, hold_ttl_s: 900, ..Rows::default() };
         rows.fallback_counters.insert(key(), counters());
         let held_nanousd = if hold == Some(HoldState::Open) { 100 } else { 0 };
         if let Some(state) = hold {
@@ -174,8 +179,39 @@ fn items_do_what_the_table_says() {
         (None, vec![settle(Cost::AtLeast(0))], vec![recorded.clone()], 77, 0, 1, Some(Settled)),
         (None, vec![cost(), cost()], vec![recorded.clone(), duplicate.clone()], 40, 0, 1, Some(Settled)),
         (None, vec![void()], vec![recorded.clone()], 0, 0, 0, Some(Voided)),
-        (None, vec![void(), cost()], vec![recorded.clone(), recorded], 40, 0, 1, Some(Settled)),
-        (None, vec![Item::Expire], vec![duplicate], 0, 0, 0, None),
+        (None, vec![void(), cost()], vec![recorded.clone(), recorded.clone()], 40, 0, 1, Some(Settled)),
+        (None, vec![Item::Expire], vec![duplicate.clone()], 0, 0, 0, None),
+        (Some(Open), vec![Item::Renew], vec![recorded.clone()], 0, 100, 0, Some(Open)),
+        (
+            Some(Open),
+            vec![Item::Renew, Item::Expire],
+            vec![recorded.clone(), duplicate.clone()],
+            0,
+            100,
+            0,
+            Some(Open),
+        ),
+        (
+            Some(Open),
+            vec![Item::Expire, Item::Renew],
+            vec![recorded.clone(), duplicate.clone()],
+            100,
+            0,
+            1,
+            Some(Expired),
+        ),
+        (
+            Some(Open),
+            vec![Item::Renew, cost()],
+            vec![recorded.clone(), recorded.clone()],
+            40,
+            0,
+            1,
+            Some(Settled),
+        ),
+        (Some(Settled), vec![Item::Renew], vec![duplicate.clone()], 0, 0, 0, Some(Settled)),
+        (Some(Voided), vec![Item::Renew], vec![duplicate.clone()], 0, 0, 0, Some(Voided)),
+        (None, vec![Item::Renew], vec![duplicate], 0, 0, 0, None),
     ];
     for (hold, items, outcomes, spent, held, entries, state) in cases {
         let mut model = Model::new(hold);
@@ -197,6 +233,57 @@ fn an_open_hold_that_has_not_expired_is_left_alone() {
     model.rows.holds.get_mut(&key()).unwrap().expires_at_unix_us = NOW_US + 1;
     assert_eq!(model.apply(&Item::Expire), Outcome::Duplicate);
     assert_eq!(model.held_nanousd, 100);
+}
+
+#[test]
+fn a_renewal_moves_the_expiry_and_never_back() {
+    for (expires_at_unix_us, expected) in
+        [(NOW_US - 1, NOW_US + 900_000_000), (NOW_US + 900_000_001, NOW_US + 900_000_001)]
+    {
+        let mut model = Model::new(Some(HoldState::Open));
+        model.rows.holds.get_mut(&key()).unwrap().expires_at_unix_us = expires_at_unix_us;
+        let mut effects = Effects::default();
+        assert_eq!(fold(&key(), &Item::Renew, &mut model.rows, &mut effects), Outcome::Recorded);
+        let update = HoldUpdate { state: HoldState::Open, expires_at_unix_us: expected };
+        assert_eq!(effects.updates, BTreeMap::from([(key(), update)]));
+        assert!(effects.changes.is_empty() && effects.entries.is_empty());
+    }
+}
+
+#[test]
+fn a_late_settlement_counts_where_the_charge_of_its_dropped_hold_did() {
+    let mut model = Model::new(Some(HoldState::Expired));
+    model.rows.holds.get_mut(&key()).unwrap().dropped = true;
+    model.rows.fallback_counters.insert(key(), Vec::new());
+    model.rows.entries.insert(key(), Entries { count: 1, charged_nanousd: 100, settled: false });
+    let mut effects = Effects::default();
+    let outcome = fold(&key(), &settle(Cost::Exactly(40)), &mut model.rows, &mut effects);
+    assert_eq!(outcome, Outcome::Recorded);
+    let [entry] = &effects.entries[..] else { panic!("{effects:?}") };
+    assert_eq!((entry.entry, entry.cost_nanousd, entry.held_nanousd), (1, -60, 100));
+    assert_eq!((&entry.counters, entry.occurred_at_unix_us), (&counters(), NOW_US - 5_000));
+    assert!(effects.updates.is_empty(), "there is no row to change");
+    assert_eq!(effects.tombstones[&key()].state, HoldState::Settled);
+}
+
+#[test]
+fn tags_and_override_are_the_hold_s_and_without_one_the_settlement_s() {
+    let Item::Settle(mut other) = settle(Cost::Exactly(40)) else { panic!("not a settlement") };
+    other.subject.tags = BTreeMap::from([("project".to_owned(), "red".to_owned())]);
+    for (hold, project, override_id) in [
+        (Some(HoldState::Open), "blue", Some(3)),
+        (Some(HoldState::Expired), "blue", Some(3)),
+        (None, "red", None),
+    ] {
+        let mut model = Model::new(hold);
+        model.apply(&Item::Settle(other.clone()));
+        let booked = &model.entries[0];
+        assert_eq!((booked.subject.tags["project"].as_str(), booked.override_id), (project, override_id));
+    }
+    let mut model = Model::new(Some(HoldState::Open));
+    model.apply(&Item::Expire);
+    assert_eq!(model.entries[0].subject.tags["project"], "blue");
+    assert_eq!(model.entries[0].override_id, Some(3));
 }
 
 #[test]
@@ -233,7 +320,7 @@ fn one_batch_may_hold_an_id_twice() {
     assert_eq!(fold(&key(), &Item::Void(payer()), &mut rows, &mut effects), Outcome::Recorded);
     assert_eq!(fold(&key(), &settle(Cost::Exactly(1)), &mut rows, &mut effects), Outcome::Recorded);
     assert_eq!(effects.tombstones[&key()].state, HoldState::Settled);
-    assert!(effects.states.is_empty());
+    assert!(effects.updates.is_empty());
 }
 
 #[test]
@@ -244,4 +331,19 @@ fn a_settlement_that_names_another_payer_is_booked_to_the_hold_s() {
     model.apply(&Item::Settle(other));
     let booked = &model.entries[0].subject;
     assert_eq!((booked.team.as_str(), booked.user.as_str()), ("search", "ann"));
+}
+
+#[test]
+fn an_id_that_is_held_again_after_it_was_charged_is_given_back_and_not_charged_again() {
+    for (settled, item, state) in [
+        (true, settle(Cost::Exactly(40)), HoldState::Settled),
+        (true, Item::Expire, HoldState::Settled),
+        (false, Item::Expire, HoldState::Expired),
+    ] {
+        let mut model = Model::new(Some(HoldState::Open));
+        model.rows.entries.insert(key(), Entries { count: 1, charged_nanousd: 40, settled });
+        assert_eq!(model.apply(&item), Outcome::Duplicate, "{item:?}");
+        assert_eq!((model.spent_nanousd, model.held_nanousd, model.entries.len()), (0, 0, 0), "{item:?}");
+        assert_eq!(model.rows.holds[&key()].state, state, "{item:?}");
+    }
 }

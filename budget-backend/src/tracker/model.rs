@@ -60,10 +60,23 @@ pub struct HoldRow {
     pub expires_at_unix_us: i64,
     /// Who pays, and what was called.
     pub subject: Subject,
+    /// The override that let it through where a budget would have refused it.
+    pub override_id: Option<i64>,
+    /// Whether retention has dropped the row: this is then what its first ledger entry says of it.
+    pub dropped: bool,
+}
+
+impl HoldRow {
+    /// Whether it fixes payer, counters and time of what is charged to it. The tombstone of a void
+    /// that overtook its hold, or of one without budgets, does not.
+    #[must_use]
+    pub fn says_where_it_counts(&self) -> bool {
+        !(self.state == HoldState::Voided && self.counters.is_empty())
+    }
 }
 
 /// Who pays for what: the columns holds and ledger entries share.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subject {
     /// The team, or `""`.
     pub team: String,
@@ -75,6 +88,8 @@ pub struct Subject {
     pub model: String,
     /// The API spoken.
     pub api: String,
+    /// Cost tags.
+    pub tags: BTreeMap<String, String>,
 }
 
 /// The ledger entries an id has already.
@@ -151,6 +166,9 @@ pub struct Facts {
     pub duration_ms: Option<i64>,
     /// Milliseconds from arrival to the first byte of the answer.
     pub first_byte_ms: Option<i64>,
+    /// Output tokens per choice of an answer that came whole and that no cap could cut: what an
+    /// answer needs. Not a column; it is learned from.
+    pub answer_tokens: Option<i64>,
 }
 
 /// Something to do to one id.
@@ -160,6 +178,8 @@ pub enum Item {
     Settle(Box<Settle>),
     /// It did not.
     Void(Payer),
+    /// It is still running.
+    Renew,
     /// Its time is up, if it still is open.
     Expire,
     /// It can't be recorded; kept aside for somebody to look at.
@@ -194,6 +214,8 @@ pub struct NewEntry {
     pub counters: Vec<CounterRef>,
     /// The ledger's columns for it.
     pub subject: Subject,
+    /// The hold's override.
+    pub override_id: Option<i64>,
     /// How it was priced; `None` for an expired hold.
     pub charge: Option<Charge>,
     /// The rest of the row.
@@ -212,7 +234,7 @@ pub struct Change {
 /// The rows of a batch, as read under their locks; updated as items are folded in.
 #[derive(Debug, Clone, Default)]
 pub struct Rows {
-    /// Holds that exist.
+    /// Holds that exist, or existed.
     pub holds: BTreeMap<HoldKey, HoldRow>,
     /// Entries that exist.
     pub entries: BTreeMap<HoldKey, Entries>,
@@ -220,6 +242,17 @@ pub struct Rows {
     pub fallback_counters: BTreeMap<HoldKey, Vec<CounterRef>>,
     /// The database's clock, Unix microseconds.
     pub now_unix_us: i64,
+    /// How long a renewed hold lives, seconds.
+    pub hold_ttl_s: i64,
+}
+
+/// What becomes of a hold's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoldUpdate {
+    /// Its state.
+    pub state: HoldState,
+    /// When it expires, Unix microseconds.
+    pub expires_at_unix_us: i64,
 }
 
 /// What a batch writes.
@@ -229,8 +262,8 @@ pub struct Effects {
     pub entries: Vec<NewEntry>,
     /// Counter changes.
     pub changes: BTreeMap<CounterKey, Change>,
-    /// Ids whose row exists and changes state.
-    pub states: BTreeMap<HoldKey, HoldState>,
+    /// Ids whose row exists and changes.
+    pub updates: BTreeMap<HoldKey, HoldUpdate>,
     /// Rows to make, for ids without one.
     pub tombstones: BTreeMap<HoldKey, HoldRow>,
     /// Items to keep aside.

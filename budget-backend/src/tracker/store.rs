@@ -1,21 +1,40 @@
-//! The SQL of cost writes. Sync, over `postgres`; holds have their own, async, in the ledger.
+//! Writing a batch: one transaction, locks in one order. Sync, over `postgres`; holds have their own
+//! SQL, async, in the ledger.
 //!
-//! One transaction per batch, locks in the order every writer keeps (see `ledger/store.rs`): counters
-//! by key, holds by key, then inserts of ids without a row, then summary rows by key.
+//! Every writer of these tables takes its locks in this order, and within a kind sorted by key:
+//! 1. the days it charges to, shared (an advisory lock on the org's hash and the UTC day; whoever
+//!    recomputes a day takes it alone);
+//! 2. counters;
+//! 3. holds;
+//! 4. rows of `usage_hourly`, then of `cost_daily_summary`;
+//! 5. rows of `output_lengths`.
+//!
+//! To wait for each other in a circle, one of them would have to wait for a lock while it holds one
+//! that comes later in this order; nobody does. So no deadlock is possible. Rows that are inserted keep
+//! to it too: missing counters are made before, in a transaction of their own that holds nothing else;
+//! tombstones are made after the holds that exist are locked, in key order as lanes make holds, so that
+//! who makes one waits for others who make some and for nobody else; a ledger entry's key is guarded by
+//! its hold's row. Which days and counters a batch needs is read before any row is locked; if the rows
+//! turn out to be others under the locks, nothing is written and the batch starts again.
+//!
+//! Round trips of a usual batch, however many items it has: begin, read and lock days, lock counters,
+//! lock holds, read entries, write, add to the rollup, commit. One more each for settlements without a
+//! hold (their budgets) and for rows to make; statements are prepared once per connection.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use postgres::types::Json;
-use postgres::{Client, Row, Transaction};
-use purser_protocol::{Outcome, Payer};
+use purser_protocol::Outcome;
 use uuid::Uuid;
 
-use super::fold::{clamp_started_at, fold};
-use super::model::{Effects, Entries, HoldKey, HoldRow, HoldState, Item, Rows, Subject};
+use super::fold::fold;
+use super::model::{Effects, HoldKey, Item};
+use super::read::{self, Days, Needs};
 use super::records::{self, HoldRecord};
-use crate::budget::{Budget, Scope};
-use crate::ledger::decide::{CounterKey, CounterRef, touched};
-use crate::ledger::store::{INSERT_COUNTERS, KeyColumns, LOCK_COUNTERS};
+use super::rollup;
+use super::session::{Open, Session};
+use crate::ledger::counters::{INSERT_COUNTERS, KeyColumns};
+use crate::ledger::decide::CounterKey;
 
 /// How often a batch is tried again after rows appeared under it.
 const MAX_ATTEMPTS: usize = 6;
@@ -26,19 +45,30 @@ pub enum StepError {
     /// The database refused the data itself; trying again won't help.
     #[error("the data can't be stored: {0}")]
     Data(String),
-    /// The database is away, busy or being shut down; try again later.
+    /// Somebody else was in the way for too long; the connection is good, try again later.
+    #[error("the database is busy: {0}")]
+    Busy(String),
+    /// The database is away or being shut down; connect anew and try again later.
     #[error("the database is not available: {0}")]
     Unavailable(String),
 }
 
 impl From<postgres::Error> for StepError {
     fn from(error: postgres::Error) -> Self {
-        // Class 22 is a value that doesn't fit, 23 a constraint; both are the data's fault.
-        let data = error
-            .code()
-            .is_some_and(|state| state.code().starts_with("22") || state.code().starts_with("23"));
+        let state = error.code().map(|state| state.code()).unwrap_or_default();
+        // A row for which a partition was attached meanwhile belongs there on the next attempt; a
+        // constraint that a row breaks by itself has a name.
+        let moved = state == "23514" && error.as_db_error().is_some_and(|db| db.constraint().is_none());
         let text = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
-        if data { Self::Data(text) } else { Self::Unavailable(text) }
+        match state.get(..2) {
+            _ if moved => Self::Busy(text),
+            // A value that doesn't fit, or a constraint: the data's fault.
+            Some("22" | "23") => Self::Data(text),
+            // A conflict with another transaction, or a lock or statement that took too long.
+            Some("40" | "55") => Self::Busy(text),
+            _ if state == "57014" => Self::Busy(text),
+            _ => Self::Unavailable(text),
+        }
     }
 }
 
@@ -46,26 +76,34 @@ impl From<postgres::Error> for StepError {
 ///
 /// # Errors
 /// [`StepError`]; then nothing was written.
-pub fn step(client: &mut Client, items: &[(HoldKey, Item)]) -> Result<Vec<Outcome>, StepError> {
+pub fn step(
+    session: &mut Session,
+    items: &[(HoldKey, Item)],
+    hold_ttl_s: i64,
+) -> Result<Vec<Outcome>, StepError> {
+    if items.is_empty() {
+        return Ok(Vec::new());
+    }
+    let needs = Needs::of(items);
     // Counters that were missing once. One that still is after it was made belongs to a budget that
     // somebody deleted by hand; that must not keep the batch from being written.
     let mut made = BTreeSet::new();
     for _ in 0..MAX_ATTEMPTS {
-        let mut transaction = client.transaction()?;
-        match attempt(&mut transaction, items, &made)? {
+        let mut open = session.begin()?;
+        match attempt(&mut open, items, &needs, hold_ttl_s, &made)? {
             Attempt::Done(outcomes) => {
-                transaction.commit()?;
+                open.commit()?;
                 return Ok(outcomes);
             }
             Attempt::Missing(missing) => {
-                transaction.rollback()?;
-                insert_counters(client, &missing)?;
+                open.rollback()?;
+                insert_counters(session, &missing)?;
                 made.extend(missing);
             }
-            Attempt::Changed => transaction.rollback()?,
+            Attempt::Changed => open.rollback()?,
         }
     }
-    Err(StepError::Unavailable(format!("rows changed under the batch {MAX_ATTEMPTS} times")))
+    Err(StepError::Busy(format!("rows changed under the batch {MAX_ATTEMPTS} times")))
 }
 
 enum Attempt {
@@ -76,232 +114,94 @@ enum Attempt {
 }
 
 fn attempt(
-    transaction: &mut Transaction<'_>,
+    open: &mut Open<'_>,
     items: &[(HoldKey, Item)],
+    needs: &Needs<'_>,
+    hold_ttl_s: i64,
     made: &BTreeSet<CounterKey>,
 ) -> Result<Attempt, StepError> {
-    let keys: BTreeSet<&HoldKey> = items.iter().map(|(key, _)| key).collect();
-    let mut rows = Rows::default();
-    rows.now_unix_us =
-        transaction.query_one("select (extract(epoch from now()) * 1000000)::bigint", &[])?.try_get(0)?;
-    rows.holds = read_holds(transaction, &keys, false)?;
-    rows.fallback_counters = fallback_counters(transaction, items, &rows)?;
-    let needed = counter_keys(&rows);
-    let missing = lock_counters(transaction, &needed)?;
+    let read::Unlocked { mut rows, days } = read::read(open, needs)?;
+    let missing = read::lock_counters(open, &read::counter_keys(needs, &rows))?;
     if !missing.is_subset(made) {
         return Ok(Attempt::Missing(missing));
     }
-    let locked = read_holds(transaction, &keys, true)?;
-    if !locked.keys().eq(rows.holds.keys()) {
+    if !read::lock_holds(open, needs, &mut rows)? {
         return Ok(Attempt::Changed);
     }
-    rows.holds = locked;
-    rows.entries = read_entries(transaction, &keys)?;
+    rows.entries = read::read_entries(open, needs)?;
+    rows.hold_ttl_s = hold_ttl_s;
     let mut effects = Effects::default();
     let outcomes = items.iter().map(|(key, item)| fold(key, item, &mut rows, &mut effects)).collect();
-    if write(transaction, &effects, rows.now_unix_us)? {
-        Ok(Attempt::Done(outcomes))
-    } else {
-        Ok(Attempt::Changed)
+    if !charges_only(&effects, &days) {
+        return Ok(Attempt::Changed);
     }
+    if write(open, &effects, rows.now_unix_us)? { Ok(Attempt::Done(outcomes)) } else { Ok(Attempt::Changed) }
 }
 
-fn columns<'a>(keys: &BTreeSet<&'a HoldKey>) -> (Vec<&'a str>, Vec<Uuid>) {
-    keys.iter().map(|(org, id)| (org.as_str(), *id)).unzip()
-}
-
-const READ_HOLDS: &str = "
-    select h.org, h.hold_id, h.team, h.user_name, h.provider, h.model, h.api, h.state, h.held_nanousd, h.counters,
-           (extract(epoch from h.held_at) * 1000000)::bigint as held_at_us,
-           (extract(epoch from h.expires_at) * 1000000)::bigint as expires_at_us
-      from unnest($1::text[], $2::uuid[]) as k (org, hold_id)
-      join holds h on h.org = k.org and h.hold_id = k.hold_id
-     order by h.org, h.hold_id";
-
-fn read_holds(
-    transaction: &mut Transaction<'_>,
-    keys: &BTreeSet<&HoldKey>,
-    lock: bool,
-) -> Result<BTreeMap<HoldKey, HoldRow>, StepError> {
-    let (orgs, ids) = columns(keys);
-    let sql = if lock { format!("{READ_HOLDS} for update of h") } else { READ_HOLDS.to_owned() };
-    let rows = transaction.query(&sql, &[&orgs, &ids])?;
-    rows.iter().map(hold_row).collect()
-}
-
-fn hold_row(row: &Row) -> Result<(HoldKey, HoldRow), StepError> {
-    let state: &str = row.try_get("state")?;
-    let Json(counters): Json<Vec<CounterRef>> = row.try_get("counters")?;
-    let hold = HoldRow {
-        state: HoldState::parse(state)
-            .ok_or_else(|| StepError::Data(format!("unknown hold state {state}")))?,
-        held_nanousd: row.try_get("held_nanousd")?,
-        counters,
-        held_at_unix_us: row.try_get("held_at_us")?,
-        expires_at_unix_us: row.try_get("expires_at_us")?,
-        subject: Subject {
-            team: row.try_get("team")?,
-            user: row.try_get("user_name")?,
-            provider: row.try_get("provider")?,
-            model: row.try_get("model")?,
-            api: row.try_get("api")?,
-        },
-    };
-    Ok(((row.try_get("org")?, row.try_get("hold_id")?), hold))
-}
-
-/// Where settlements without a hold count: the payer's budgets at the time of the request.
-fn fallback_counters(
-    transaction: &mut Transaction<'_>,
-    items: &[(HoldKey, Item)],
-    rows: &Rows,
-) -> Result<BTreeMap<HoldKey, Vec<CounterRef>>, StepError> {
-    let without: Vec<(&HoldKey, &Payer, i64)> = items
+/// Whether every entry counts in one of the days that are locked.
+fn charges_only(effects: &Effects, days: &Days) -> bool {
+    effects
+        .entries
         .iter()
-        .filter_map(|(key, item)| match item {
-            Item::Settle(settle) => Some((key, &settle.payer, settle.started_at_unix_us)),
-            _ => None,
-        })
-        .filter(|(key, ..)| {
-            rows.holds.get(*key).is_none_or(|row| row.state == HoldState::Voided && row.counters.is_empty())
-        })
-        .collect();
-    if without.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let scopes: BTreeSet<Scope> = without.iter().flat_map(|(_, payer, _)| Scope::candidates(payer)).collect();
-    let budgets = read_budgets(transaction, &scopes)?;
-    without
-        .into_iter()
-        .map(|(key, payer, started_at_unix_us)| {
-            let at_unix_s = clamp_started_at(started_at_unix_us, rows.now_unix_us).div_euclid(1_000_000);
-            let touches =
-                touched(&budgets, payer, at_unix_s).map_err(|error| StepError::Data(error.to_string()))?;
-            Ok((key.clone(), touches.into_iter().map(|touch| touch.key.counter).collect()))
-        })
-        .collect()
+        .all(|entry| days.contains(&(entry.key.0.clone(), rollup::day(entry.occurred_at_unix_us))))
 }
 
-fn read_budgets(
-    transaction: &mut Transaction<'_>,
-    scopes: &BTreeSet<Scope>,
-) -> Result<Vec<Budget>, StepError> {
-    let orgs: Vec<&str> = scopes.iter().map(|scope| scope.org.as_str()).collect();
-    let teams: Vec<&str> = scopes.iter().map(|scope| scope.team.as_str()).collect();
-    let users: Vec<&str> = scopes.iter().map(|scope| scope.user.as_str()).collect();
-    let rows = transaction.query(
-        "select b.org, b.team, b.user_name, b.budget_id, b.window_kind, b.time_zone, b.limit_nanousd
-           from unnest($1::text[], $2::text[], $3::text[]) as s (org, team, user_name)
-           join budgets b on b.org = s.org and b.team = s.team and b.user_name = s.user_name
-                         and b.archived_at is null",
-        &[&orgs, &teams, &users],
-    )?;
-    rows.iter()
-        .map(|row| {
-            let scope = Scope {
-                org: row.try_get("org")?,
-                team: row.try_get("team")?,
-                user: row.try_get("user_name")?,
-            };
-            let (window_kind, zone_name) = (row.try_get("window_kind")?, row.try_get("time_zone")?);
-            let limit_nanousd = row.try_get("limit_nanousd")?;
-            Budget::from_columns(row.try_get("budget_id")?, scope, window_kind, zone_name, limit_nanousd)
-                .map_err(StepError::Data)
-        })
-        .collect()
-}
-
-fn counter_keys(rows: &Rows) -> BTreeSet<CounterKey> {
-    let held = rows.holds.iter().map(|((org, _), row)| (org, &row.counters));
-    let fallback = rows.fallback_counters.iter().map(|((org, _), counters)| (org, counters));
-    held.chain(fallback)
-        .flat_map(|(org, counters)| {
-            counters.iter().map(|counter| CounterKey { org: org.clone(), counter: counter.clone() })
-        })
-        .collect()
-}
-
-/// Locks the counters and gives back those that don't exist yet.
-fn lock_counters(
-    transaction: &mut Transaction<'_>,
-    keys: &BTreeSet<CounterKey>,
-) -> Result<BTreeSet<CounterKey>, StepError> {
+fn insert_counters(session: &mut Session, keys: &BTreeSet<CounterKey>) -> Result<(), StepError> {
     let k = KeyColumns::new(keys);
-    let rows = transaction.query(LOCK_COUNTERS, &[&k.orgs, &k.budget_ids, &k.subjects, &k.periods])?;
-    let mut missing = keys.clone();
-    for row in rows {
-        let counter = CounterRef {
-            budget_id: row.try_get("budget_id")?,
-            subject: row.try_get("subject")?,
-            period_start_unix_s: row.try_get("period_unix_s")?,
-        };
-        missing.remove(&CounterKey { org: row.try_get("org")?, counter });
-    }
-    Ok(missing)
-}
-
-fn insert_counters(client: &mut Client, keys: &BTreeSet<CounterKey>) -> Result<(), StepError> {
-    let k = KeyColumns::new(keys);
-    client.execute(INSERT_COUNTERS, &[&k.orgs, &k.budget_ids, &k.subjects, &k.periods])?;
+    session.execute(INSERT_COUNTERS, &[&k.orgs, &k.budget_ids, &k.subjects, &k.periods])?;
     Ok(())
 }
 
-fn read_entries(
-    transaction: &mut Transaction<'_>,
-    keys: &BTreeSet<&HoldKey>,
-) -> Result<BTreeMap<HoldKey, Entries>, StepError> {
-    let (orgs, ids) = columns(keys);
-    let rows = transaction.query(
-        "select r.org, r.hold_id, count(*)::integer as entries, sum(r.cost_nanousd)::bigint as charged,
-                bool_or(r.cause <> 'expired') as settled
-           from unnest($1::text[], $2::uuid[]) as k (org, hold_id)
-           join llm_requests r on r.org = k.org and r.hold_id = k.hold_id
-          group by r.org, r.hold_id",
-        &[&orgs, &ids],
-    )?;
-    rows.iter()
-        .map(|row| {
-            let entries = Entries {
-                count: row.try_get("entries")?,
-                charged_nanousd: row.try_get("charged")?,
-                settled: row.try_get("settled")?,
-            };
-            Ok(((row.try_get("org")?, row.try_get("hold_id")?), entries))
-        })
-        .collect()
-}
+/// Changes holds, adds ledger entries, and changes counters. All rows it changes are locked already,
+/// so that the order within it doesn't matter.
+const WRITE: &str = "
+    with changed as (
+        update holds h
+           set state = k.state, expires_at = timestamptz 'epoch' + k.expires_us * interval '1 microsecond',
+               closed_at = case when k.state <> 'open' then now() end
+          from unnest($1::text[], $2::uuid[], $3::text[], $4::bigint[]) as k (org, hold_id, state, expires_us)
+         where h.org = k.org and h.hold_id = k.hold_id
+    ), entered as (
+        insert into llm_requests (org, hold_id, entry, team, user_name, provider, api, model, answered_model,
+            priced_as, price_match, price_effective_from, response_id, cost_nanousd, held_nanousd, cause, admission,
+            usage_quality, input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
+            output_tokens, reasoning_tokens, stream, http_status, ending, duration_ms, first_byte_ms, occurred_at,
+            recorded_at, counters, tags, override_id)
+        select org, hold_id, entry, team, user_name, provider, api, model, answered_model,
+            priced_as, price_match, price_effective_from, response_id, cost_nanousd, held_nanousd, cause, admission,
+            usage_quality, input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
+            output_tokens, reasoning_tokens, stream, http_status, ending, duration_ms, first_byte_ms, occurred_at,
+            recorded_at, counters, tags, override_id
+          from jsonb_populate_recordset(null::llm_requests, $5)
+    )
+    update budget_counters c
+       set spent_nanousd = c.spent_nanousd + k.spent, held_nanousd = c.held_nanousd + k.held
+      from unnest($6::text[], $7::bigint[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[])
+           as k (org, budget_id, subject, period_unix_s, spent, held)
+     where c.org = k.org and c.budget_id = k.budget_id and c.subject = k.subject
+       and c.period_start = to_timestamp(k.period_unix_s)";
 
 /// Writes the effects; `false` when an id got a row meanwhile.
-fn write(transaction: &mut Transaction<'_>, effects: &Effects, now_unix_us: i64) -> Result<bool, StepError> {
-    let tombstones: Vec<HoldRecord<'_>> =
-        effects.tombstones.iter().map(|(key, row)| HoldRecord::new(key, row)).collect();
-    if !tombstones.is_empty() {
-        let made = transaction.execute(records::INSERT_HOLDS, &[&Json(&tombstones)])?;
+fn write(open: &mut Open<'_>, effects: &Effects, now_unix_us: i64) -> Result<bool, StepError> {
+    if !effects.tombstones.is_empty() {
+        let tombstones = effects.tombstones.iter().map(|(key, row)| HoldRecord::new(key, row));
+        let tombstones = tombstones.collect::<Result<Vec<_>, _>>().map_err(StepError::Data)?;
+        let made = open.execute(records::INSERT_HOLDS, &[&Json(&tombstones)])?;
         if usize::try_from(made) != Ok(tombstones.len()) {
             return Ok(false);
         }
     }
-    if !effects.states.is_empty() {
-        let (orgs, ids) = columns(&effects.states.keys().collect());
-        let states: Vec<&str> = effects.states.values().map(|state| state.as_str()).collect();
-        transaction.execute(
-            "update holds h set state = k.state, closed_at = now()
-               from unnest($1::text[], $2::uuid[], $3::text[]) as k (org, hold_id, state)
-              where h.org = k.org and h.hold_id = k.hold_id",
-            &[&orgs, &ids, &states],
-        )?;
+    if !(effects.updates.is_empty() && effects.entries.is_empty() && effects.changes.is_empty()) {
+        write_rows(open, effects, now_unix_us)?;
     }
     if !effects.entries.is_empty() {
-        let entries = records::entries(&effects.entries, now_unix_us).map_err(StepError::Data)?;
-        transaction.execute(records::INSERT_ENTRIES, &[&Json(&entries)])?;
-        let summary = records::summary(&effects.entries).map_err(StepError::Data)?;
-        change_counters(transaction, effects)?;
-        transaction.execute(records::UPSERT_SUMMARY, &[&Json(&summary)])?;
-    } else {
-        change_counters(transaction, effects)?;
+        let hours = rollup::hours(&effects.entries).map_err(StepError::Data)?;
+        let days = rollup::days(&effects.entries).map_err(StepError::Data)?;
+        let lengths = rollup::lengths(&effects.entries);
+        open.execute(rollup::ADD, &[&Json(&hours), &Json(&days), &Json(&lengths), &rollup::HALVE_ABOVE])?;
     }
     for ((org, id), quarantined) in &effects.quarantined {
-        transaction.execute(
+        open.execute(
             "insert into quarantined_settlements (org, hold_id, reason, item) values ($1, $2, $3, $4)
              on conflict do nothing",
             &[org, id, &quarantined.reason, &quarantined.item],
@@ -310,21 +210,30 @@ fn write(transaction: &mut Transaction<'_>, effects: &Effects, now_unix_us: i64)
     Ok(true)
 }
 
-fn change_counters(transaction: &mut Transaction<'_>, effects: &Effects) -> Result<(), StepError> {
-    if effects.changes.is_empty() {
-        return Ok(());
-    }
+fn write_rows(open: &mut Open<'_>, effects: &Effects, now_unix_us: i64) -> Result<(), StepError> {
+    let (orgs, ids): (Vec<&str>, Vec<Uuid>) =
+        effects.updates.keys().map(|(org, id)| (org.as_str(), *id)).unzip();
+    let states: Vec<&str> = effects.updates.values().map(|update| update.state.as_str()).collect();
+    let expiries: Vec<i64> = effects.updates.values().map(|update| update.expires_at_unix_us).collect();
+    let entries = records::entries(&effects.entries, now_unix_us).map_err(StepError::Data)?;
     let k = KeyColumns::new(effects.changes.keys());
     let spent: Vec<i64> = effects.changes.values().map(|change| change.spent_nanousd).collect();
     let held: Vec<i64> = effects.changes.values().map(|change| change.held_nanousd).collect();
-    transaction.execute(
-        "update budget_counters c
-            set spent_nanousd = c.spent_nanousd + k.spent, held_nanousd = c.held_nanousd + k.held
-           from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
-                as k (org, budget_id, subject, period_unix_s, spent, held)
-          where c.org = k.org and c.budget_id = k.budget_id and c.subject = k.subject
-            and c.period_start = to_timestamp(k.period_unix_s)",
-        &[&k.orgs, &k.budget_ids, &k.subjects, &k.periods, &spent, &held],
+    open.execute(
+        WRITE,
+        &[
+            &orgs,
+            &ids,
+            &states,
+            &expiries,
+            &Json(&entries),
+            &k.orgs,
+            &k.budget_ids,
+            &k.subjects,
+            &k.periods,
+            &spent,
+            &held,
+        ],
     )?;
     Ok(())
 }
@@ -333,26 +242,26 @@ fn change_counters(transaction: &mut Transaction<'_>, effects: &Effects) -> Resu
 ///
 /// # Errors
 /// [`StepError`].
-pub fn due_holds(client: &mut Client, limit: i64) -> Result<Vec<HoldKey>, StepError> {
-    let rows = client.query(
+pub fn due_holds(session: &mut Session, limit: i64) -> Result<Vec<HoldKey>, StepError> {
+    let rows = session.query(
         "select org, hold_id from holds where state = 'open' and expires_at <= now() order by expires_at limit $1",
         &[&limit],
     )?;
     rows.iter().map(|row| Ok((row.try_get("org")?, row.try_get("hold_id")?))).collect()
 }
 
-/// Drops tombstones older than `age_s`; the ledger's entries still catch a settlement that comes
-/// even later. Skips rows somebody is using, so that it never waits.
+/// Drops tombstones older than `age_s`; gives their number. The ledger's entries still catch a
+/// settlement that comes even later. Skips rows somebody is using, so that it never waits.
 ///
 /// # Errors
 /// [`StepError`].
-pub fn drop_tombstones(client: &mut Client, age_s: i64, limit: i64) -> Result<u64, StepError> {
-    Ok(client.execute(
-        "delete from holds h using (
+pub fn drop_tombstones(session: &mut Session, age_s: i64, limit: i64) -> Result<u64, StepError> {
+    Ok(session.execute(
+        "with old as materialized (
              select org, hold_id from holds
               where state <> 'open' and closed_at < now() - $1::bigint * interval '1 second'
-              limit $2 for update skip locked) as old
-          where h.org = old.org and h.hold_id = old.hold_id",
+              order by closed_at limit $2 for update skip locked)
+         delete from holds h using old where h.org = old.org and h.hold_id = old.hold_id",
         &[&age_s, &limit],
     )?)
 }

@@ -8,18 +8,18 @@ use sqlx::PgPool;
 
 use crate::support::*;
 
-const TOKEN: &str = "data-plane-token-of-the-test";
-const ADMIN: &str = "admin-token-of-the-test";
+pub const TOKEN: &str = "data-plane-token-of-the-test";
+pub const ADMIN: &str = "admin-token-of-the-test";
 
-struct Service {
-    base: String,
-    client: Client,
+pub struct Service {
+    pub base: String,
+    pub client: Client,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     served: tokio::task::JoinHandle<()>,
 }
 
 impl Service {
-    async fn start(pool: &PgPool) -> Self {
+    pub async fn start(pool: &PgPool) -> Self {
         let url = std::env::var("DATABASE_URL").unwrap();
         let (server, _) = url.rsplit_once('/').unwrap();
         let database = format!("{server}/{}", pool.connect_options().get_database().unwrap());
@@ -30,7 +30,7 @@ impl Service {
                 "PURSER_ADMIN_TOKEN" => ADMIN.to_owned(),
                 "PURSER_LISTEN_ADDR" => "127.0.0.1:0".to_owned(),
                 "PURSER_DB_POOL_MIN" => "1".to_owned(),
-                "PURSER_DB_POOL_MAX" => "4".to_owned(),
+                "PURSER_DB_POOL_MAX" => "8".to_owned(),
                 _ => return None,
             })
         })
@@ -45,7 +45,7 @@ impl Service {
         Self { base, client: Client::new(), stop: Some(stop), served }
     }
 
-    async fn send(&self, method: Method, path: &str, token: &str, body: &Value) -> (StatusCode, Value) {
+    pub async fn send(&self, method: Method, path: &str, token: &str, body: &Value) -> (StatusCode, Value) {
         let response = self.raw(method, path, token, body.to_string()).await;
         assert_eq!(response.headers()["x-purser-backend"], "1", "{path}");
         let status = response.status();
@@ -53,7 +53,7 @@ impl Service {
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
-    async fn raw(&self, method: Method, path: &str, token: &str, body: String) -> Response {
+    pub async fn raw(&self, method: Method, path: &str, token: &str, body: String) -> Response {
         self.client
             .request(method, format!("{}{path}", self.base))
             .bearer_auth(token)
@@ -64,13 +64,13 @@ impl Service {
             .unwrap()
     }
 
-    async fn stop(mut self) {
+    pub async fn stop(mut self) {
         drop(self.stop.take());
         self.served.await.unwrap();
     }
 }
 
-fn hold_request(hold_id: uuid::Uuid) -> Value {
+pub fn hold_request(hold_id: uuid::Uuid) -> Value {
     json!({
         "version": 1, "hold_id": hold_id, "payer": {"org": "acme", "team": "search", "user": "ann"},
         "call": {"api": "openai_chat", "provider": "openai", "model": "gpt-4o-mini", "stream": false},
@@ -78,7 +78,7 @@ fn hold_request(hold_id: uuid::Uuid) -> Value {
     })
 }
 
-fn settlement(hold_id: uuid::Uuid) -> Value {
+pub fn settlement(hold_id: uuid::Uuid) -> Value {
     json!({
         "kind": "settle", "hold_id": hold_id, "payer": {"org": "acme", "team": "search", "user": "ann"},
         "call": {"api": "openai_chat", "provider": "openai", "model": "gpt-4o-mini", "stream": false},

@@ -1,11 +1,8 @@
 //! Holds through the lanes.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use budget_backend::budget::Scope;
-use budget_backend::ledger::store::{self, Written};
-use budget_backend::ledger::{Decision, HoldFailure, Ledger};
+use budget_backend::ledger::{Decision, Grant, HoldFailure, Ledger};
 use budget_backend::tracker::HoldKey;
 use purser_protocol::Tier;
 use sqlx::PgPool;
@@ -22,7 +19,9 @@ async fn a_hold_is_held_in_every_tier(pool: PgPool) {
     ];
     let ledger = ledger(&pool);
     let decision = hold(&ledger, id(1), &ann(), 120).await.unwrap();
-    let Decision::Granted { held_nanousd: 120, remaining } = decision else { panic!("{decision:?}") };
+    let Decision::Granted(Grant { held_nanousd: 120, remaining, .. }) = decision else {
+        panic!("{decision:?}")
+    };
     let left: Vec<(Tier, i64)> = remaining.iter().map(|tier| (tier.tier, tier.remaining_nanousd)).collect();
     assert_eq!(left, [(Tier::Org, 880), (Tier::Team, 380), (Tier::User, 80)]);
     for budget in budgets {
@@ -77,7 +76,7 @@ async fn a_repeat_is_answered_and_holds_nothing_more(pool: PgPool) {
     let first = id(1);
     granted(&ledger, first, 100).await;
     let again = hold(&ledger, first, &ann(), 100).await.unwrap();
-    assert!(matches!(again, Decision::Repeated { held_nanousd: 100, .. }), "{again:?}");
+    assert!(matches!(again, Decision::Repeated(Grant { held_nanousd: 100, .. })), "{again:?}");
     assert_eq!(standing(&pool, org).await, (0, 100));
     // Together in one batch, the two are one as well.
     let (both, payer) = (id(2), ann());
@@ -93,7 +92,7 @@ async fn a_repeat_is_answered_with_its_grant_even_when_nothing_is_left(pool: PgP
     let ledger = ledger(&pool);
     granted(&ledger, id(1), 100).await;
     let again = hold(&ledger, id_of_open(&pool).await, &ann(), 100).await.unwrap();
-    assert!(matches!(again, Decision::Repeated { held_nanousd: 100, .. }), "{again:?}");
+    assert!(matches!(again, Decision::Repeated(Grant { held_nanousd: 100, .. })), "{again:?}");
     assert!(matches!(hold(&ledger, id(2), &ann(), 1).await.unwrap(), Decision::Refused(_)));
     assert_eq!(standing(&pool, org).await, (0, 100));
 }
@@ -127,29 +126,19 @@ async fn a_raise_and_a_lowering_act_on_the_next_hold_and_keep_what_was_spent(poo
 }
 
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
-async fn an_edit_between_reading_and_writing_is_noticed(pool: PgPool) {
+async fn limits_are_those_in_force_once_the_counter_is_locked(pool: PgPool) {
     let org = budget(&pool, "", "", "day", 100).await;
-    granted(&ledger(&pool), id(1), 1).await;
-    let scopes: BTreeSet<Scope> = Scope::candidates(&ann()).into_iter().collect();
-    let mut transaction = pool.begin().await.unwrap();
-    let read = store::read_budgets(&mut transaction, &scopes).await.unwrap();
-    assert_eq!(read.budgets.len(), 1);
-    sqlx::query("update budgets set limit_nanousd = 0").execute(&pool).await.unwrap();
-    let hold = store::NewHold {
-        org: "acme".into(),
-        hold_id: id(2),
-        team: String::new(),
-        user: String::new(),
-        provider: "openai".into(),
-        model: "gpt-4o-mini".into(),
-        api: "openai_chat",
-        held_nanousd: 50,
-        counters: Vec::new(),
-    };
-    let written = store::write(&mut transaction, &read, &[hold], 900).await.unwrap();
-    assert_eq!(written, Written::Stale);
-    transaction.commit().await.unwrap();
-    assert_eq!(number(&pool, "select count(*) from holds").await, 1);
+    let ledger = ledger(&pool);
+    granted(&ledger, id(1), 1).await;
+    // A hold waits for the counter; while it does, the limit is lowered.
+    let mut blocker = pool.begin().await.unwrap();
+    sqlx::query("select from budget_counters for update").execute(&mut *blocker).await.unwrap();
+    let waiting = tokio::spawn(async move { hold(&ledger, id(2), &ann(), 50).await.unwrap() });
+    wait_for(&pool, "select count(*) from pg_locks where not granted").await;
+    sqlx::query("update budgets set limit_nanousd = 10").execute(&pool).await.unwrap();
+    blocker.rollback().await.unwrap();
+    let decision = waiting.await.unwrap();
+    assert!(matches!(&decision, Decision::Refused(refusal) if refusal.limit_nanousd() == 10), "{decision:?}");
     assert_eq!(standing(&pool, org).await, (0, 1));
 }
 

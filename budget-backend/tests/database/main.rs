@@ -2,8 +2,28 @@
 //! `DATABASE_URL` names a server on which databases may be made; `make test` sets it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test is meant to stop")]
 
+mod aggregate;
 mod api;
+mod api_audit;
+mod api_policies;
+mod bad_input;
+mod bad_policies;
+mod burst;
+mod frozen;
 mod holds;
+mod learned;
+mod maintain;
+mod operator;
+mod oracle;
+mod policies;
 mod random_run;
+mod replicas;
+mod restore;
+mod rollup;
+mod schema;
+mod slow_link;
 mod support;
 mod tracker;
+mod usage;
+mod verdicts;
+mod verify;

@@ -1,10 +1,12 @@
 //! What the tests share: budgets, holds, settlements, and the invariants every commit must keep.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use budget_backend::estimate::Bound;
 use budget_backend::ledger::{Decision, HoldAsk, HoldFailure, Ledger, LedgerSettings};
 use budget_backend::tracker::model::{Charge, Cost, Facts, Settle, Subject};
-use budget_backend::tracker::{HoldKey, Item, TrackerFailure, TrackerSettings, Worker};
+use budget_backend::tracker::{HoldKey, Item, TrackerFailure, TrackerSettings, VerdictCounts, Worker};
 use purser_protocol::{Api, Outcome, Payer, Usage};
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
@@ -34,6 +36,8 @@ pub fn ask(hold_id: Uuid, payer: &Payer, amount_nanousd: i64) -> HoldAsk {
         model: "gpt-4o-mini".to_owned(),
         api: Api::OpenaiChat,
         amount_nanousd,
+        bound: Ok(Bound { amount_nanousd: amount_nanousd.saturating_mul(10), output_cap_tokens: Some(64) }),
+        tags: BTreeMap::new(),
     }
 }
 
@@ -89,6 +93,7 @@ impl Steps {
             sweep_interval: Duration::from_secs(3_600),
             sweep_grace,
             tombstone_age_s: 3_600,
+            hold_ttl_s: 900,
         };
         Self(Some(Worker::new(config, settings)))
     }
@@ -111,6 +116,14 @@ impl Steps {
 
     pub async fn sweep(&mut self) -> usize {
         self.run(Worker::sweep).await
+    }
+
+    pub fn verdicts(&self) -> VerdictCounts {
+        self.0.as_ref().unwrap().verdicts().clone()
+    }
+
+    pub async fn flush(&mut self) {
+        self.run(Worker::flush).await;
     }
 }
 
@@ -149,6 +162,7 @@ pub fn settle_for(payer: &Payer, hold_id: Uuid, cost_nanousd: Option<i64>) -> (H
             provider: "openai".to_owned(),
             model: "gpt-4o-mini".to_owned(),
             api: "openai_chat".to_owned(),
+            ..Subject::default()
         },
         charge: Charge {
             cost: cost_nanousd.map_or(Cost::AtLeast(0), Cost::Exactly),
@@ -178,6 +192,15 @@ pub async fn number(pool: &PgPool, sql: &'static str) -> i64 {
     sqlx::query(sql).fetch_one(pool).await.unwrap().get(0)
 }
 
+/// Waits until a count in the database is more than zero.
+pub async fn wait_for(pool: &PgPool, sql: &'static str) {
+    let until = in_time();
+    while number(pool, sql).await == 0 {
+        assert!(Instant::now() < until, "never came true: {sql}");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// `(spent, held)` of a budget's only counter, or zeros before it has one.
 pub async fn standing(pool: &PgPool, budget_id: i64) -> (i64, i64) {
     let row = sqlx::query(
@@ -203,19 +226,45 @@ pub async fn assert_books_balance(pool: &PgPool) {
                     sum(h.held_nanousd)::bigint as total
                from holds h cross join jsonb_array_elements(h.counters) c where h.state = 'open' group by 1, 2, 3, 4
          )
-         select k.budget_id, k.subject, k.spent_nanousd, coalesce(s.total, 0), k.held_nanousd, coalesce(h.total, 0)
+         select k.budget_id, k.subject, k.spent_nanousd, k.opening_nanousd + coalesce(s.total, 0), k.held_nanousd, coalesce(h.total, 0)
            from budget_counters k
            left join spent s on (s.org, s.budget_id, s.subject, to_timestamp(s.period_unix_s))
                               = (k.org, k.budget_id, k.subject, k.period_start)
            left join held h on (h.org, h.budget_id, h.subject, to_timestamp(h.period_unix_s))
                              = (k.org, k.budget_id, k.subject, k.period_start)
-          where k.spent_nanousd <> coalesce(s.total, 0) or k.held_nanousd <> coalesce(h.total, 0)",
+          where k.spent_nanousd <> k.opening_nanousd + coalesce(s.total, 0)
+             or k.held_nanousd <> coalesce(h.total, 0)",
     )
     .fetch_all(pool)
     .await
     .unwrap();
-    assert!(wrong.is_empty(), "counters that differ (budget, subject, spent, Σ, held, Σ): {wrong:?}");
-    let detail = number(pool, "select coalesce(sum(cost_nanousd), 0)::bigint from llm_requests").await;
-    let summary = number(pool, "select coalesce(sum(cost_nanousd), 0)::bigint from cost_daily_summary").await;
-    assert_eq!(detail, summary);
+    assert!(
+        wrong.is_empty(),
+        "counters that differ (budget, subject, spent, opening + Σ, held, Σ): {wrong:?}"
+    );
+    let sums: Vec<(String, i64, Vec<i64>)> = sqlx::query_as(
+        "with rollups as (
+             select 'detail' as what, (entry = 0)::integer as requests, cost_nanousd, input_tokens,
+                    cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens
+               from llm_requests
+             union all
+             select 'hours', requests, cost_nanousd, input_tokens, cached_input_tokens, cache_write_5m_tokens,
+                    cache_write_1h_tokens, output_tokens, reasoning_tokens from usage_hourly
+             union all
+             select 'days', requests, cost_nanousd, input_tokens, cached_input_tokens, cache_write_5m_tokens,
+                    cache_write_1h_tokens, output_tokens, reasoning_tokens from cost_daily_summary
+         )
+         select what, sum(requests)::bigint,
+                array[sum(cost_nanousd), sum(input_tokens), sum(cached_input_tokens), sum(cache_write_5m_tokens),
+                      sum(cache_write_1h_tokens), sum(output_tokens), sum(reasoning_tokens)]::bigint[]
+           from rollups group by what order by what",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    // Days, detail and hours, or none of them.
+    assert!([0, 3].contains(&sums.len()), "{sums:?}");
+    for pair in sums.windows(2) {
+        assert_eq!((pair[0].1, &pair[0].2), (pair[1].1, &pair[1].2), "{sums:?}");
+    }
 }

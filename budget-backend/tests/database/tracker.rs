@@ -172,6 +172,7 @@ fn a_database_that_is_away_is_reported_at_once() {
         sweep_interval: std::time::Duration::from_secs(3_600),
         sweep_grace: std::time::Duration::ZERO,
         tombstone_age_s: 1,
+        hold_ttl_s: 900,
     };
     let mut worker = budget_backend::tracker::Worker::new(config, settings);
     for _ in 0..3 {
@@ -202,4 +203,127 @@ async fn a_budget_deleted_by_hand_does_not_hold_up_settlements(pool: PgPool) {
     }
     assert_eq!(record(&pool, vec![settle(call, 40)]).await, [Outcome::Recorded]);
     assert_eq!(standing(&pool, org).await, (40, 0));
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_renewed_hold_lives_on_and_an_expired_one_is_not_revived(pool: PgPool) {
+    let org = budget(&pool, "", "", "month", 1_000).await;
+    let ledger = ledger(&pool);
+    let (running, forgotten, settled) = (id(1), id(2), id(3));
+    for call in [running, forgotten, settled] {
+        granted(&ledger, call, 100).await;
+    }
+    let mut steps = steps(&pool);
+    let renew = |call| (key(call), Item::Renew);
+    let left_s = "select min(extract(epoch from expires_at - now()))::bigint from holds where state = 'open'";
+    sqlx::query("update holds set expires_at = now() + interval '1 second'").execute(&pool).await.unwrap();
+    // The same batch may renew a hold and settle it.
+    let items = vec![renew(running), renew(settled), settle(settled, 40), renew(settled), renew(id(9))];
+    let outcomes = steps.step(items).await.unwrap();
+    let (recorded, duplicate) = (Outcome::Recorded, Outcome::Duplicate);
+    assert_eq!(
+        outcomes,
+        [recorded.clone(), recorded.clone(), recorded, duplicate.clone(), duplicate.clone()]
+    );
+    sqlx::query("update holds set expires_at = now() where hold_id = $1")
+        .bind(forgotten)
+        .execute(&pool)
+        .await
+        .unwrap();
+    assert_eq!(steps.sweep().await, 1, "only the one nobody renewed");
+    let left = number(&pool, left_s).await;
+    assert!((890..=900).contains(&left), "{left} s");
+    assert_eq!(steps.step(vec![renew(forgotten)]).await.unwrap(), [duplicate]);
+    assert_eq!(standing(&pool, org).await, (140, 100));
+    // A longer life than a renewal gives is not cut short.
+    sqlx::query("update holds set expires_at = now() + interval '1 day'").execute(&pool).await.unwrap();
+    steps.step(vec![renew(running)]).await.unwrap();
+    assert!(number(&pool, left_s).await > 80_000);
+    assert_books_balance(&pool).await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn one_sweep_takes_more_than_one_batch(pool: PgPool) {
+    budget(&pool, "", "", "month", 1_000).await;
+    granted(&ledger(&pool), id(0), 1).await;
+    let copy = |count: i64, state: &'static str| {
+        sqlx::query(
+            "insert into holds (org, hold_id, team, user_name, provider, model, api, state, held_nanousd, counters,
+                                held_at, expires_at, closed_at)
+             select org, gen_random_uuid(), team, user_name, provider, model, api, $2, 0, counters, held_at, now(),
+                    case when $2 <> 'open' then now() - interval '2 hours' end
+               from generate_series(1, $1), (select * from holds limit 1) h",
+        )
+        .bind(count)
+        .bind(state)
+        .execute(&pool)
+    };
+    copy(600, "open").await.unwrap();
+    copy(4_500, "voided").await.unwrap();
+    assert_eq!(steps(&pool).sweep().await, 600);
+    assert_eq!(number(&pool, "select count(*) from holds where state = 'voided'").await, 0);
+    assert_eq!(number(&pool, "select count(*) from llm_requests where cause = 'expired'").await, 600);
+    assert_books_balance(&pool).await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_hold_that_can_t_be_charged_does_not_keep_others_from_expiring(pool: PgPool) {
+    budget(&pool, "", "", "month", i64::MAX).await;
+    let full = budget(&pool, "search", "ann", "day", i64::MAX).await;
+    let ledger = ledger(&pool);
+    granted(&ledger, id(1), 10).await;
+    hold(&ledger, id(2), &payer("search", "bob"), 10).await.unwrap();
+    // The charge of the first would overflow this counter.
+    sqlx::query("update budget_counters set spent_nanousd = $1 where budget_id = $2")
+        .bind(i64::MAX)
+        .bind(full)
+        .execute(&pool)
+        .await
+        .unwrap();
+    sqlx::query("update holds set expires_at = now()").execute(&pool).await.unwrap();
+    assert_eq!(steps(&pool).sweep().await, 1);
+    assert_eq!(number(&pool, "select count(*) from holds where state = 'open'").await, 1);
+    assert_eq!(number(&pool, "select count(*) from quarantined_settlements").await, 0);
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn replicas_that_write_the_same_calls_at_once_record_each_once(pool: PgPool) {
+    let org = budget(&pool, "", "", "month", 1_000_000).await;
+    budget(&pool, "search", "*", "day", 1_000_000).await;
+    let ledger = ledger(&pool);
+    let calls: Vec<uuid::Uuid> = (0..120).map(id).collect();
+    // A third of them has no hold: their rows are made by whoever settles or voids them first.
+    for call in calls.iter().filter(|call| call.as_u128() % 3 != 0) {
+        granted(&ledger, *call, 10).await;
+    }
+    let replicas: Vec<_> = (0..4_usize)
+        .map(|replica| {
+            let mut steps = steps(&pool);
+            // Each in an order of its own, and some also void what others settle.
+            let mut items: Vec<_> = calls.iter().map(|call| settle(*call, 3)).collect();
+            items.extend(calls.iter().filter(|call| call.as_u128() % 5 == 0).map(|call| void(*call)));
+            items.rotate_left(replica * 37);
+            if replica % 2 == 1 {
+                items.reverse();
+            }
+            tokio::spawn(async move {
+                let mut recorded = 0;
+                for batch in items.chunks(30) {
+                    let outcomes = steps.step(batch.to_vec()).await.unwrap();
+                    let settled = batch.iter().zip(outcomes).filter(|((_, item), outcome)| {
+                        matches!(item, Item::Settle(_)) && *outcome == Outcome::Recorded
+                    });
+                    recorded += settled.count();
+                }
+                recorded
+            })
+        })
+        .collect();
+    let mut recorded = 0;
+    for replica in replicas {
+        recorded += replica.await.unwrap();
+    }
+    assert_eq!(recorded, 120);
+    assert_eq!(standing(&pool, org).await, (360, 0));
+    assert_books_balance(&pool).await;
 }

@@ -129,7 +129,7 @@ impl<'a> Fields<'a> {
         self.integer(name, range).and_then(|read| usize::try_from(read).ok()).unwrap_or(default)
     }
 
-    pub fn millis(&mut self, name: &'static str, range: RangeInclusive<u64>, default: u32) -> u32 {
+    pub fn duration(&mut self, name: &'static str, range: RangeInclusive<u64>, default: u32) -> u32 {
         self.integer(name, range).and_then(|read| u32::try_from(read).ok()).unwrap_or(default)
     }
 

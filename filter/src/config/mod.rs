@@ -45,6 +45,9 @@ pub struct Backend {
     pub hold_timeout_ms: u32,
     /// How long a batch of settlements waits for its answer, milliseconds.
     pub settle_timeout_ms: u32,
+    /// How often a running call's hold is renewed, seconds. It must be well below the time that the
+    /// backend lets a hold live.
+    pub renew_interval_s: u32,
 }
 
 /// The token stays out of logs.
@@ -54,6 +57,7 @@ impl fmt::Debug for Backend {
             .field("cluster", &self.cluster)
             .field("hold_timeout_ms", &self.hold_timeout_ms)
             .field("settle_timeout_ms", &self.settle_timeout_ms)
+            .field("renew_interval_s", &self.renew_interval_s)
             .finish_non_exhaustive()
     }
 }
@@ -184,8 +188,9 @@ fn backend(root: &mut Fields<'_>) -> Backend {
     let backend = Backend {
         cluster: fields.required_text("cluster", Text::Name),
         token: fields.required_text("token", Text::Token),
-        hold_timeout_ms: fields.millis("hold_timeout_ms", 1..=60_000, 250),
-        settle_timeout_ms: fields.millis("settle_timeout_ms", 1..=600_000, 5_000),
+        hold_timeout_ms: fields.duration("hold_timeout_ms", 1..=60_000, 250),
+        settle_timeout_ms: fields.duration("settle_timeout_ms", 1..=600_000, 5_000),
+        renew_interval_s: fields.duration("renew_interval_s", 1..=3_600, 240),
     };
     fields.finish();
     backend
@@ -234,7 +239,7 @@ fn outbox(root: &mut Fields<'_>) -> OutboxLimits {
     let limits = OutboxLimits {
         max_bytes: fields.size("max_bytes", 65_536..=MAX_BYTES, 8 << 20),
         batch_items: fields.size("batch_items", 1..=most_items, 128),
-        flush_interval_ms: fields.millis("flush_interval_ms", 1..=60_000, 50),
+        flush_interval_ms: fields.duration("flush_interval_ms", 1..=60_000, 50),
     };
     fields.finish();
     limits

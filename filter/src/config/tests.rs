@@ -6,7 +6,8 @@ const LEAST: &str =
     r#"{"backend":{"cluster":"purser_backend","token":"0123456789abcdef"},"provider":"openai"}"#;
 
 const FULL: &str = r#"{
-    "backend":{"cluster":"b","token":"0123456789abcdef","hold_timeout_ms":1,"settle_timeout_ms":2},
+    "backend":{"cluster":"b","token":"0123456789abcdef","hold_timeout_ms":1,"settle_timeout_ms":2,
+        "renew_interval_s":3},
     "provider":"p",
     "identity":{"org":{"header":"x-o"},"team":{"header":"x-t"},"user":{"header":"x-u"}},
     "unidentified":{"org":"demo","user":"u"},
@@ -27,6 +28,7 @@ fn what_is_not_said_has_a_default() {
             token: "0123456789abcdef".to_owned(),
             hold_timeout_ms: 250,
             settle_timeout_ms: 5_000,
+            renew_interval_s: 240,
         },
         provider: "openai".to_owned(),
         identity: Identity {
@@ -51,6 +53,7 @@ fn everything_can_be_said() {
     let config = Config::parse(FULL.as_bytes()).unwrap();
     assert_eq!(config.backend.hold_timeout_ms, 1);
     assert_eq!(config.backend.settle_timeout_ms, 2);
+    assert_eq!(config.backend.renew_interval_s, 3);
     assert_eq!(config.identity.user_header, "x-u");
     assert_eq!(
         config.unidentified,
@@ -101,6 +104,11 @@ fn each_mistake_names_its_path() {
             "/backend/settle_timeout_ms",
             "1.5",
             "backend.settle_timeout_ms: expected an integer from 1 to 600000, got 1.5".to_owned(),
+        ),
+        (
+            "/backend/renew_interval_s",
+            "3601",
+            "backend.renew_interval_s: expected an integer from 1 to 3600, got 3601".to_owned(),
         ),
         ("/provider", "null", format!("provider: expected {name}, got null")),
         ("/identity", "[]", "identity: expected an object, got []".to_owned()),
@@ -184,7 +192,8 @@ fn all_mistakes_are_told_at_once() {
     let expected = [
         "backend.token: missing, expected at least 16 visible ASCII characters",
         "backend.hold_timeout_ms: expected an integer from 1 to 60000, got \"abc\"",
-        "backend.tokn: unknown field, expected one of cluster, token, hold_timeout_ms, settle_timeout_ms",
+        "backend.tokn: unknown field, expected one of cluster, token, hold_timeout_ms, settle_timeout_ms, \
+         renew_interval_s",
         "provider: missing, expected a text of 1 to 256 bytes without control characters",
         "unidentified.org: missing, expected a text of 1 to 256 bytes without control characters",
         "unidentified.orgs: unknown field, expected one of org, team, user",

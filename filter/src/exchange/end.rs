@@ -1,5 +1,6 @@
 //! The end of a stream: the one thing the backend gets to know about it.
 
+use std::collections::BTreeMap;
 use std::mem;
 
 use purser_protocol::{Ending, Settlement, SettlementItem, Usage, UsageQuality};
@@ -108,6 +109,7 @@ fn settlement(sent: Sent, end: End) -> Settlement {
         started_at_unix_ms: i64::try_from(started_at_unix_ms).unwrap_or(i64::MAX),
         duration_ms: end.now_unix_ms.saturating_sub(started_at_unix_ms),
         first_byte_ms: sent.first_byte_ms,
+        tags: BTreeMap::new(),
     }
 }
 

@@ -23,9 +23,11 @@ use crate::answer::AnswerBody;
 use crate::config::Config;
 use crate::denial::Reply;
 use crate::headers::HeaderEdit;
+use crate::live::{LiveHold, LiveHolds};
 use crate::meter::Pool;
 use crate::request::{ChatRequest, Unreadable};
 use crate::rewrite::BodyRewrite;
+use crate::strict::StrictPayers;
 use crate::verdict::Failure;
 
 /// What the host does next with the request.
@@ -74,16 +76,39 @@ pub enum Note {
     UnknownApiPassed,
     /// A metered call went out unmetered, for its body.
     UnreadablePassed(Unreadable),
+    /// Too many calls are running: the hold of another one is not renewed any more and may expire.
+    RenewalDropped,
     /// A metered call ended before any of its body came. When all do, the proxy lacks
     /// `allow_on_headers_stop_iteration` and delivers no bodies while headers are held back.
     NoBody,
 }
 
+/// What all exchanges of one worker share.
+#[derive(Debug)]
+pub struct Worker {
+    /// The configuration.
+    pub config: Config,
+    /// Memory for metering answers.
+    pub pool: Pool,
+    /// The holds of the calls that are out.
+    pub live: LiveHolds,
+    /// The payers that are not let through without a verdict.
+    pub strict: StrictPayers,
+}
+
+impl Worker {
+    /// A worker without calls.
+    #[must_use]
+    pub fn new(config: Config, pool: Pool, strict: StrictPayers) -> Self {
+        let live = LiveHolds::new(config.backend.renew_interval_s);
+        Self { config, pool, live, strict }
+    }
+}
+
 /// One request and its answer.
 #[derive(Debug)]
 pub struct Exchange {
-    config: Rc<Config>,
-    pool: Pool,
+    worker: Rc<Worker>,
     state: State,
     notes: Vec<Note>,
 }
@@ -136,6 +161,8 @@ impl Pending {
 struct Sent {
     pending: Pending,
     admission: Admission,
+    /// Keeps the hold from expiring, if there is one, for as long as this call lasts.
+    _live: Option<LiveHold>,
     /// What the app finds in its answer's headers.
     answer_headers: Vec<HeaderEdit>,
     /// The upstream's status, once it answered; a proxy's own answer is none.
@@ -149,8 +176,8 @@ struct Sent {
 impl Exchange {
     /// A stream that has just begun.
     #[must_use]
-    pub fn new(config: Rc<Config>, pool: Pool) -> Self {
-        Self { config, pool, state: State::New, notes: Vec::new() }
+    pub const fn new(worker: Rc<Worker>) -> Self {
+        Self { worker, state: State::New, notes: Vec::new() }
     }
 
     /// What has happened since the last call that is worth counting or a line in the log.

@@ -1,8 +1,9 @@
 //! The way up: from the request's headers to its going out, or to a refusal.
 
+use std::collections::BTreeMap;
 use std::mem;
 
-use purser_protocol::{Admission, Allow, Api, Call, Deny, HoldRequest, VERSION, Verdict, format_usd};
+use purser_protocol::{Admission, Allow, Api, Call, Deny, HoldRequest, Payer, VERSION, Verdict, format_usd};
 
 use super::{Exchange, Forward, Note, Pending, Reading, Sent, State, Step};
 use crate::answer::is_encoded;
@@ -12,6 +13,7 @@ use crate::denial::{self, HOLD_ID_HEADER};
 use crate::headers::{HeaderEdit, Headers};
 use crate::identity;
 use crate::ids;
+use crate::live::LiveHold;
 use crate::request::{self, Unreadable};
 use crate::rewrite::{BodyRewrite, RewriteError};
 use crate::verdict::{self, CalloutAnswer, Failure, Outcome};
@@ -32,7 +34,7 @@ impl Exchange {
         let path = headers.get(":path").unwrap_or_default();
         match recognise(method, path) {
             Recognised::Harmless => self.pass(),
-            Recognised::Unknown if self.config.unknown_api == Policy::Deny => {
+            Recognised::Unknown if self.worker.config.unknown_api == Policy::Deny => {
                 self.reply(denial::unknown_api(), None)
             }
             Recognised::Unknown => {
@@ -44,7 +46,7 @@ impl Exchange {
     }
 
     fn metered(&mut self, headers: &Headers, is_whole: bool, arrival: Arrival) -> Step {
-        let payer = match identity::payer(headers, &self.config) {
+        let payer = match identity::payer(headers, &self.worker.config) {
             Ok(payer) => payer,
             Err(error) => return self.reply(denial::unidentified(&error), None),
         };
@@ -58,7 +60,7 @@ impl Exchange {
         let announced = length
             .and_then(|digits| std::str::from_utf8(digits).ok())
             .and_then(|digits| digits.trim().parse::<u64>().ok());
-        let max_bytes = u64::try_from(self.config.max_request_body_bytes).unwrap_or(u64::MAX);
+        let max_bytes = u64::try_from(self.worker.config.max_request_body_bytes).unwrap_or(u64::MAX);
         if announced.is_some_and(|bytes| bytes > max_bytes) {
             return self.too_large();
         }
@@ -74,7 +76,9 @@ impl Exchange {
     /// More of the body is there, `buffered_bytes` in all.
     pub fn request_body(&mut self, buffered_bytes: usize, is_last: bool) -> Step {
         match &mut self.state {
-            State::Reading(_) if buffered_bytes > self.config.max_request_body_bytes => self.too_large(),
+            State::Reading(_) if buffered_bytes > self.worker.config.max_request_body_bytes => {
+                self.too_large()
+            }
             State::Reading(reading) => {
                 reading.saw_body = true;
                 if is_last { Step::ReadBody } else { Step::Pause }
@@ -98,7 +102,7 @@ impl Exchange {
                 return Step::Pause;
             }
         };
-        if body.len() > self.config.max_request_body_bytes {
+        if body.len() > self.worker.config.max_request_body_bytes {
             return self.too_large();
         }
         let request = match request::read(body) {
@@ -114,7 +118,7 @@ impl Exchange {
             payer: reading.payer,
             call: Call {
                 api: Api::OpenaiChat,
-                provider: self.config.provider.clone(),
+                provider: self.worker.config.provider.clone(),
                 model: request.model.clone(),
                 stream: request.stream,
             },
@@ -129,30 +133,31 @@ impl Exchange {
             payer: pending.payer.clone(),
             call: pending.call.clone(),
             size: pending.size,
-            deadline_ms: self.config.backend.hold_timeout_ms,
+            tags: BTreeMap::new(),
+            deadline_ms: self.worker.config.backend.hold_timeout_ms,
         });
         self.state = State::Asked(Box::new(pending));
         match asked {
             Ok(body) => Step::Ask(body),
-            Err(_) => self.hold_not_sent(),
+            Err(_) => self.hold_not_sent(reading.arrival.now_unix_ms),
         }
     }
 
-    /// The backend, or something on the way, answered.
-    pub fn hold_answered(&mut self, answer: CalloutAnswer<'_>) -> Step {
+    /// The backend, or something on the way, answered at `now_unix_ms`.
+    pub fn hold_answered(&mut self, answer: CalloutAnswer<'_>, now_unix_ms: u64) -> Step {
         let State::Asked(pending) = &self.state else {
             return Step::Pause;
         };
         let outcome = verdict::read(answer, pending.hold_id);
-        self.hold_outcome(outcome)
+        self.hold_outcome(outcome, now_unix_ms)
     }
 
-    /// The callout could not be sent.
-    pub fn hold_not_sent(&mut self) -> Step {
-        self.hold_outcome(Outcome::Failed(Failure::NotSent))
+    /// The callout could not be sent at `now_unix_ms`.
+    pub fn hold_not_sent(&mut self, now_unix_ms: u64) -> Step {
+        self.hold_outcome(Outcome::Failed(Failure::NotSent), now_unix_ms)
     }
 
-    fn hold_outcome(&mut self, outcome: Outcome) -> Step {
+    fn hold_outcome(&mut self, outcome: Outcome, now_unix_ms: u64) -> Step {
         let pending = match mem::replace(&mut self.state, State::Refused(None)) {
             State::Asked(pending) => *pending,
             other => {
@@ -163,14 +168,23 @@ impl Exchange {
         match outcome {
             Outcome::Decided(Verdict::Allow(allow)) => {
                 self.note(Note::Allowed);
-                self.forward(pending, Some(allow))
+                if allow.strict {
+                    self.worker.strict.remember(&pending.payer, now_unix_ms);
+                }
+                let live = self.go_live(&pending, now_unix_ms);
+                self.forward(pending, Some((allow, live)))
             }
-            Outcome::Decided(Verdict::Deny(deny)) => self.deny(&pending, &deny),
+            Outcome::Decided(Verdict::Deny(deny)) => {
+                if deny.strict {
+                    self.worker.strict.remember(&pending.payer, now_unix_ms);
+                }
+                self.deny(&pending, &deny)
+            }
             Outcome::Rejected(status) => {
                 self.note(Note::BackendRejected(status));
                 self.reply(denial::failed_closed(Some(pending.hold_id)), None)
             }
-            Outcome::Failed(failure) if self.config.failure_mode == FailureMode::Open => {
+            Outcome::Failed(failure) if self.fails_open(&pending.payer, now_unix_ms) => {
                 self.note(Note::FailedOpen(failure));
                 self.forward(pending, None)
             }
@@ -183,41 +197,56 @@ impl Exchange {
         }
     }
 
+    /// Whether a call of this payer goes out without a verdict. Nothing else asks for the failure mode.
+    fn fails_open(&self, payer: &Payer, now_unix_ms: u64) -> bool {
+        let is_strict = self.worker.strict.remembers(payer, now_unix_ms);
+        self.worker.config.failure_mode == FailureMode::Open && !is_strict
+    }
+
+    /// The call goes out: its hold is renewed from now on.
+    fn go_live(&mut self, pending: &Pending, now_unix_ms: u64) -> LiveHold {
+        if self.worker.live.is_full() {
+            self.note(Note::RenewalDropped);
+        }
+        self.worker.live.enter(pending.hold_id, pending.payer.clone(), now_unix_ms)
+    }
+
     fn deny(&mut self, pending: &Pending, deny: &Deny) -> Step {
         self.note(Note::Denied);
         self.reply(denial::denied(deny, pending.hold_id), None)
     }
 
     /// Lets the request go, with the grant or, without one, because the route fails open.
-    fn forward(&mut self, mut pending: Pending, allow: Option<Allow>) -> Step {
-        let rewrite = allow.as_ref().and_then(|allow| allow.rewrite.as_ref());
+    fn forward(&mut self, mut pending: Pending, grant: Option<(Allow, LiveHold)>) -> Step {
+        let rewrite = grant.as_ref().and_then(|(allow, _)| allow.rewrite.as_ref());
         let body = BodyRewrite::of(&pending.request, rewrite);
         if let Some(rewrite) = rewrite {
             let cap = rewrite.max_output_tokens;
             pending.size.max_output_tokens = cap.or(pending.size.max_output_tokens);
             pending.call.model = rewrite.model.clone().unwrap_or(pending.call.model);
         }
-        let mut headers = identity::strip(&self.config);
+        let mut headers = identity::strip(&self.worker.config);
         // A compressed answer would hide its usage.
         headers.push(HeaderEdit::set("accept-encoding", "identity"));
         let forward = Forward { headers, body, announces_length: pending.announces_length };
         let mut answer_headers = vec![HeaderEdit::set(HOLD_ID_HEADER, pending.hold_id.to_string())];
-        let admission = match allow {
-            Some(allow) => {
+        let (admission, live) = match grant {
+            Some((allow, live)) => {
                 answer_headers.extend(allow.remaining.iter().map(|left| {
                     let name = format!("x-purser-remaining-{}", left.tier.as_str());
                     HeaderEdit::set(name, format_usd(left.remaining_nanousd))
                 }));
-                Admission::Held
+                (Admission::Held, Some(live))
             }
             None => {
                 answer_headers.push(HeaderEdit::set("x-purser-failed-open", "true"));
-                Admission::FailOpen
+                (Admission::FailOpen, None)
             }
         };
         self.state = State::Sent(Box::new(Sent {
             pending,
             admission,
+            _live: live,
             answer_headers,
             http_status: None,
             body: None,
@@ -235,7 +264,7 @@ impl Exchange {
             _ => (None, None),
         };
         let reply = match cause {
-            Some(RewriteError::TooLarge) => denial::too_large(self.config.max_request_body_bytes),
+            Some(RewriteError::TooLarge) => denial::too_large(self.worker.config.max_request_body_bytes),
             Some(RewriteError::Changed) | None => denial::failed_closed(hold_id),
         };
         self.reply(reply, void)
@@ -243,11 +272,15 @@ impl Exchange {
 
     fn pass(&mut self) -> Step {
         self.state = State::Passing;
-        Step::Forward(Forward { headers: identity::strip(&self.config), body: None, announces_length: false })
+        Step::Forward(Forward {
+            headers: identity::strip(&self.worker.config),
+            body: None,
+            announces_length: false,
+        })
     }
 
     fn unreadable(&mut self, cause: Unreadable) -> Step {
-        match self.config.unreadable_request {
+        match self.worker.config.unreadable_request {
             Policy::Deny => self.reply(denial::unreadable(&cause), None),
             Policy::Pass => {
                 self.note(Note::UnreadablePassed(cause));
@@ -257,7 +290,7 @@ impl Exchange {
     }
 
     fn too_large(&mut self) -> Step {
-        let max_bytes = self.config.max_request_body_bytes;
+        let max_bytes = self.worker.config.max_request_body_bytes;
         self.reply(denial::too_large(max_bytes), None)
     }
 }

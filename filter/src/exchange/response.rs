@@ -38,8 +38,8 @@ impl Exchange {
             let body = AnswerBody::new(
                 headers,
                 sent.pending.request.usage_switch.is_some(),
-                self.config.max_metered_body_bytes,
-                &self.pool,
+                self.worker.config.max_metered_body_bytes,
+                &self.worker.pool,
             );
             if body.may_edit() {
                 edits.push(HeaderEdit::Remove("content-length".to_owned()));

@@ -3,6 +3,7 @@
 
 use crate::exchange::Note;
 use crate::hostcalls::{self, Metric};
+use crate::live::Renewals;
 use crate::outbox::Tally;
 
 /// A counter; nothing when the proxy would not define it.
@@ -21,6 +22,10 @@ pub struct Counters {
     duplicate: Counter,
     rejected: Counter,
     dropped: Counter,
+    renewals_recorded: Counter,
+    renewals_duplicate: Counter,
+    renewals_failed: Counter,
+    renewals_dropped: Counter,
     outbox_items: Option<u32>,
 }
 
@@ -40,6 +45,10 @@ impl Counters {
             duplicate: counter("purser_settlements;outcome=duplicate;"),
             rejected: counter("purser_settlements;outcome=rejected;"),
             dropped: counter("purser_outbox_dropped"),
+            renewals_recorded: counter("purser_renewals;outcome=recorded;"),
+            renewals_duplicate: counter("purser_renewals;outcome=duplicate;"),
+            renewals_failed: counter("purser_renewals_failed"),
+            renewals_dropped: counter("purser_renewals_dropped"),
             outbox_items: hostcalls::metric(Metric::Gauge, "purser_outbox_items").ok(),
         }
     }
@@ -54,6 +63,7 @@ impl Counters {
             Note::BackendRejected(_) => self.backend_rejected,
             Note::UnknownApiPassed => self.unknown_api,
             Note::UnreadablePassed(_) => self.unreadable,
+            Note::RenewalDropped => self.renewals_dropped,
             Note::NoBody => None,
         };
         add(counter, 1);
@@ -65,6 +75,13 @@ impl Counters {
         add(self.duplicate, tally.duplicate);
         let rejected = u64::try_from(tally.rejected.len()).unwrap_or(u64::MAX);
         add(self.rejected, rejected);
+    }
+
+    /// Counts what became of renewals.
+    pub fn renewals(&self, renewals: Renewals) {
+        add(self.renewals_recorded, renewals.recorded);
+        add(self.renewals_duplicate, renewals.duplicate);
+        add(self.renewals_failed, renewals.failed);
     }
 
     /// Counts a settlement that did not fit into the outbox.

@@ -11,10 +11,12 @@ use std::rc::Rc;
 use purser_protocol::{MARKER_HEADER, SettlementItem};
 
 use crate::config::Config;
+use crate::exchange::Worker;
 use crate::headers::Headers;
 use crate::hostcalls::{self, Buffer, Level, Map};
 use crate::meter::Pool;
 use crate::outbox::Outbox;
+use crate::strict::StrictPayers;
 use crate::verdict::CalloutAnswer;
 use counters::Counters;
 
@@ -27,16 +29,29 @@ const MAX_CALLOUT_BYTES: usize = 4 << 20;
 /// At most one line about a failing backend in this time, milliseconds; the counters tell the rest.
 const LOG_PAUSE_MS: u64 = 1_000;
 
+thread_local! {
+    /// Of all configurations of this VM, so that a new one forgets nobody.
+    static STRICT_PAYERS: StrictPayers = StrictPayers::default();
+}
+
+/// What a tick is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tick {
+    /// The outbox, and renewals with it.
+    Outbox,
+    /// Renewals alone; it may be far off, so the outbox sets it anew.
+    Renewals,
+}
+
 /// What the root context and its streams share; they run on one thread.
 ///
 /// No borrow is held across a hostcall: some of them call back into this module.
 struct Shared {
-    config: Rc<Config>,
+    worker: Rc<Worker>,
     outbox: RefCell<Outbox>,
     counters: Counters,
-    pool: Pool,
-    /// The root's tick is running.
-    ticks: Cell<bool>,
+    /// What the root's tick, if it is running, is for.
+    tick: Cell<Option<Tick>>,
     last_log_unix_ms: Cell<u64>,
     /// How many of the outbox's items the gauge counts.
     shown_items: Cell<usize>,
@@ -44,12 +59,12 @@ struct Shared {
 
 impl Shared {
     fn new(config: Config) -> Self {
+        let strict = STRICT_PAYERS.try_with(Clone::clone).unwrap_or_default();
         Self {
             outbox: RefCell::new(Outbox::new(config.outbox)),
-            config: Rc::new(config),
+            worker: Rc::new(Worker::new(config, Pool::new(METER_POOL_BYTES), strict)),
             counters: Counters::define(),
-            pool: Pool::new(METER_POOL_BYTES),
-            ticks: Cell::new(false),
+            tick: Cell::new(None),
             last_log_unix_ms: Cell::new(0),
             shown_items: Cell::new(0),
         }
@@ -85,23 +100,35 @@ impl Shared {
     /// Starts the tick if there is something to send and nothing else will send it. A tick that is
     /// running is left alone: setting it anew would put it off for as long as requests keep coming.
     fn wake(&self) {
-        if self.ticks.get() || self.outbox.borrow().is_in_flight() {
-            return;
+        let (is_empty, is_in_flight) = {
+            let outbox = self.outbox.borrow();
+            (outbox.is_empty(), outbox.is_in_flight())
+        };
+        if !is_empty && !is_in_flight && self.tick.get() != Some(Tick::Outbox) {
+            let random = hostcalls::random().map_or(0, u32::from_le_bytes);
+            let wait_ms = self.outbox.borrow().wait_ms(random);
+            self.tick_in(Tick::Outbox, wait_ms);
         }
-        let random = hostcalls::random().map_or(0, u32::from_le_bytes);
-        let wait_ms = self.outbox.borrow().wait_ms(random);
-        if let Some(wait_ms) = wait_ms {
-            self.ticks.set(true);
-            if hostcalls::set_tick_ms(wait_ms).is_err() {
-                self.ticks.set(false);
-                hostcalls::log(Level::Error, "the proxy refused a tick");
-            }
+        if self.tick.get().is_none() {
+            let wait_ms = self.worker.live.wait_ms(hostcalls::now_unix_ms());
+            self.tick_in(Tick::Renewals, wait_ms);
+        }
+    }
+
+    fn tick_in(&self, tick: Tick, wait_ms: Option<u32>) {
+        let Some(wait_ms) = wait_ms else {
+            return;
+        };
+        self.tick.set(Some(tick));
+        if hostcalls::set_tick_ms(wait_ms).is_err() {
+            self.tick.set(None);
+            hostcalls::log(Level::Error, "the proxy refused a tick");
         }
     }
 
     /// Stops the tick.
     fn rest(&self) {
-        self.ticks.set(false);
+        self.tick.set(None);
         if hostcalls::set_tick_ms(0).is_err() {
             hostcalls::log(Level::Error, "the proxy refused to stop the tick");
         }
@@ -118,7 +145,7 @@ impl Shared {
 
     /// Sends a callout to the backend; whether it was sent.
     fn call_backend(&self, path: &str, body: &[u8], timeout_ms: u32) -> Option<u32> {
-        let authorization = format!("Bearer {}", self.config.backend.token);
+        let authorization = format!("Bearer {}", self.worker.config.backend.token);
         let headers = vec![
             (":method", "POST"),
             (":path", path),
@@ -126,7 +153,7 @@ impl Shared {
             ("content-type", "application/json"),
             ("authorization", authorization.as_str()),
         ];
-        hostcalls::dispatch(&self.config.backend.cluster, headers, body, timeout_ms).ok()
+        hostcalls::dispatch(&self.worker.config.backend.cluster, headers, body, timeout_ms).ok()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The root context: reads the configuration, sends the outbox.
+//! The root context: reads the configuration, sends the outbox, renews holds.
 
 use std::rc::Rc;
 
@@ -7,7 +7,7 @@ use proxy_wasm::types::ContextType;
 use purser_protocol::SETTLEMENTS_PATH;
 
 use super::stream::Stream;
-use super::{ReceivedAnswer, Shared};
+use super::{ReceivedAnswer, Shared, Tick};
 use crate::config::Config;
 use crate::hostcalls::{self, Buffer, Level};
 use crate::outbox::Tally;
@@ -21,6 +21,8 @@ pub struct Root {
     shared: Option<Rc<Shared>>,
     /// The batch under way.
     token: Option<u32>,
+    /// The batch of renewals under way.
+    renewals_token: Option<u32>,
     /// The root is retired and has until then to send what it has, milliseconds since the epoch.
     drain_until_unix_ms: Option<u64>,
 }
@@ -30,13 +32,48 @@ impl Root {
     fn flush(&mut self, shared: &Shared) {
         let body = shared.outbox.borrow_mut().take_batch();
         if let Some(body) = body {
-            let timeout_ms = shared.config.backend.settle_timeout_ms;
+            let timeout_ms = shared.worker.config.backend.settle_timeout_ms;
             self.token = shared.call_backend(SETTLEMENTS_PATH, &body, timeout_ms);
             if self.token.is_none() {
                 let tally = shared.outbox.borrow_mut().answered(None);
                 report(shared, &tally);
             }
         }
+        shared.wake();
+    }
+
+    /// Sends the renewals that are due.
+    fn renew(&mut self, shared: &Shared) {
+        let Some(body) = shared.worker.live.take_batch(hostcalls::now_unix_ms()) else {
+            return;
+        };
+        let timeout_ms = shared.worker.config.backend.settle_timeout_ms;
+        self.renewals_token = shared.call_backend(SETTLEMENTS_PATH, &body, timeout_ms);
+        if self.renewals_token.is_none() {
+            shared.counters.renewals(shared.worker.live.answered(None));
+        }
+    }
+
+    /// The answer to the batch is there.
+    fn settled(&mut self, shared: &Shared, body_bytes: usize) {
+        self.token = None;
+        let answer = ReceivedAnswer::read(body_bytes);
+        let tally = shared.outbox.borrow_mut().answered(Some(answer.view()));
+        report(shared, &tally);
+        let is_due = shared.outbox.borrow().is_batch_full() || self.drain_until_unix_ms.is_some();
+        if tally.failure.is_none() && is_due {
+            self.flush(shared);
+        } else {
+            shared.wake();
+        }
+        self.end_drain(shared);
+    }
+
+    /// The answer to the renewals is there.
+    fn renewed(&mut self, shared: &Shared, body_bytes: usize) {
+        self.renewals_token = None;
+        let answer = ReceivedAnswer::read(body_bytes);
+        shared.counters.renewals(shared.worker.live.answered(Some(answer.view())));
         shared.wake();
     }
 
@@ -83,20 +120,11 @@ impl Context for Root {
         let Some(shared) = self.shared.clone() else {
             return;
         };
-        if self.token != Some(token) {
-            return;
+        if self.token == Some(token) {
+            self.settled(&shared, body_bytes);
+        } else if self.renewals_token == Some(token) {
+            self.renewed(&shared, body_bytes);
         }
-        self.token = None;
-        let answer = ReceivedAnswer::read(body_bytes);
-        let tally = shared.outbox.borrow_mut().answered(Some(answer.view()));
-        report(&shared, &tally);
-        let is_due = shared.outbox.borrow().is_batch_full() || self.drain_until_unix_ms.is_some();
-        if tally.failure.is_none() && is_due {
-            self.flush(&shared);
-        } else {
-            shared.wake();
-        }
-        self.end_drain(&shared);
     }
 
     fn on_done(&mut self) -> bool {
@@ -104,6 +132,10 @@ impl Context for Root {
             return true;
         };
         if shared.outbox.borrow().is_empty() {
+            // A root outlives its streams, so no hold is left either; but its tick may be.
+            if shared.tick.get().is_some() {
+                shared.rest();
+            }
             return true;
         }
         self.drain_until_unix_ms = Some(hostcalls::now_unix_ms().saturating_add(DRAIN_MS));
@@ -140,8 +172,15 @@ impl RootContext for Root {
         let Some(shared) = self.shared.clone() else {
             return;
         };
+        let tick = shared.tick.get();
         shared.rest();
-        self.flush(&shared);
+        self.renew(&shared);
+        // The outbox has a back-off of its own, which renewals don't shorten.
+        if tick == Some(Tick::Renewals) {
+            shared.wake();
+        } else {
+            self.flush(&shared);
+        }
         self.end_drain(&shared);
     }
 

@@ -30,7 +30,7 @@ impl Stream {
     pub fn new(shared: Option<Rc<Shared>>) -> Self {
         Self {
             inner: shared.map(|shared| Inner {
-                exchange: Exchange::new(Rc::clone(&shared.config), shared.pool.clone()),
+                exchange: Exchange::new(Rc::clone(&shared.worker)),
                 shared,
                 token: None,
             }),
@@ -74,7 +74,7 @@ impl Inner {
     }
 
     fn max_body_bytes(&self) -> usize {
-        self.shared.config.max_request_body_bytes
+        self.shared.worker.config.max_request_body_bytes
     }
 
     fn read_body(&mut self) -> Step {
@@ -91,11 +91,11 @@ impl Inner {
             // For the access log; a stream without it is only harder to find there.
             let _ = hostcalls::set_property("purser.hold_id", id.to_string().as_bytes());
         }
-        let timeout_ms = self.shared.config.backend.hold_timeout_ms;
+        let timeout_ms = self.shared.worker.config.backend.hold_timeout_ms;
         self.token = self.shared.call_backend(HOLDS_PATH, body, timeout_ms);
         match self.token {
             Some(_) => Ok(()),
-            None => Err(self.exchange.hold_not_sent()),
+            None => Err(self.exchange.hold_not_sent(hostcalls::now_unix_ms())),
         }
     }
 
@@ -117,6 +117,10 @@ impl Inner {
                 }
                 Note::UnreadablePassed(why) => {
                     (Level::Warn, format!("an unreadable request went out: {why}"))
+                }
+                Note::RenewalDropped => {
+                    let line = "too many calls are running to renew the holds of all";
+                    (Level::Warn, line.to_owned())
                 }
                 Note::NoBody => {
                     let line = "a request ended before its body came; if all do, \
@@ -164,13 +168,15 @@ impl Context for Stream {
             return;
         }
         let answer = ReceivedAnswer::read(body_bytes);
-        let step = inner.exchange.hold_answered(answer.view());
+        let step = inner.exchange.hold_answered(answer.view(), hostcalls::now_unix_ms());
         if inner.act(step) == Action::Continue
             && let Err(status) = hostcalls::continue_request()
         {
             let line = format!("the proxy refused to let a request go on: {status:?}");
             hostcalls::log(Level::Error, &line);
         }
+        // The hold may be one to renew.
+        inner.shared.wake();
     }
 }
 

@@ -24,6 +24,8 @@ pub struct EgressConfig {
     pub unidentified: String,
     /// `failure_mode` of the filter.
     pub failure_mode: String,
+    /// Envoy's workers; each has a filter of its own.
+    pub workers: u8,
     /// Text to replace in the rendered configuration, each found exactly once.
     pub edits: Vec<(String, String)>,
 }
@@ -89,7 +91,7 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts one with two workers and waits until it is live.
+    /// Starts one and waits until it is live.
     ///
     /// # Panics
     /// When it doesn't come up.
@@ -98,7 +100,8 @@ impl Envoy {
         write(&yaml, &config.render());
         let mut command = Command::new(environment("ENVOY"));
         command
-            .args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "info"])
+            .args(["--disable-hot-restart", "--log-level", "info", "--concurrency"])
+            .arg(config.workers.to_string())
             .arg("-c")
             .arg(&yaml)
             .arg("--admin-address-path")

@@ -1,6 +1,7 @@
 //! A budget backend that misbehaves as told, for failures the real one can't be brought to.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
@@ -10,11 +11,12 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
 use purser_protocol::{
-    Allow, HOLDS_PATH, HoldRequest, HoldResponse, ItemResult, MARKER_HEADER, MARKER_VALUE, Outcome,
+    Allow, HOLDS_PATH, HoldRequest, HoldResponse, ItemResult, MARKER_HEADER, MARKER_VALUE, Outcome, Renew,
     SETTLEMENTS_PATH, SettlementBatch, SettlementItem, SettlementResponse, VERSION, Verdict,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use super::wait_until;
 use crate::fake_llm::serve::{DropConnection, serve};
@@ -49,10 +51,11 @@ pub enum Script {
 struct Shared {
     script: Mutex<Script>,
     holds: Mutex<Vec<HoldRequest>>,
-    settlements: Mutex<Vec<SettlementItem>>,
+    batches: Mutex<Vec<SettlementBatch>>,
+    knows_renewals: AtomicBool,
 }
 
-/// A scripted backend on a free port. It records every settlement it is sent.
+/// A scripted backend on a free port. It records every batch it is sent.
 #[derive(Debug)]
 pub struct ScriptedBackend {
     /// Where it listens.
@@ -73,7 +76,8 @@ impl ScriptedBackend {
         let shared = Arc::new(Shared {
             script: Mutex::new(script),
             holds: Mutex::default(),
-            settlements: Mutex::default(),
+            batches: Mutex::default(),
+            knows_renewals: AtomicBool::new(true),
         });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
         Self { addr, shared, server: tokio::spawn(serve(listener, router)) }
@@ -83,7 +87,39 @@ impl ScriptedBackend {
     pub fn play(&self, script: Script) {
         *lock(&self.shared.script) = script;
         lock(&self.shared.holds).clear();
-        lock(&self.shared.settlements).clear();
+        lock(&self.shared.batches).clear();
+    }
+
+    /// Refuses batches with renewals as unreadable from now on, as a backend does that is older than
+    /// they are.
+    pub fn forget_renewals(&self) {
+        self.shared.knows_renewals.store(false, Ordering::Relaxed);
+    }
+
+    /// The batches it was sent.
+    #[must_use]
+    pub fn batches(&self) -> Vec<SettlementBatch> {
+        lock(&self.shared.batches).clone()
+    }
+
+    /// The renewals it was sent.
+    #[must_use]
+    pub fn renewals(&self) -> Vec<Renew> {
+        let renew = |item| match item {
+            SettlementItem::Renew(renew) => Some(renew),
+            SettlementItem::Settle(_) | SettlementItem::Void(_) => None,
+        };
+        self.batches().into_iter().flat_map(|batch| batch.items).filter_map(renew).collect()
+    }
+
+    /// Waits until it was sent `count` renewals of a hold.
+    pub async fn wait_for_renewals(&self, hold_id: Uuid, count: usize) {
+        wait_until("renewals at the scripted backend", async || {
+            let renewals = self.renewals();
+            let of_hold = renewals.iter().filter(|renew| renew.hold_id == hold_id).count();
+            if of_hold >= count { Ok(()) } else { Err(format!("{of_hold} of {count}: {renewals:?}")) }
+        })
+        .await;
     }
 
     /// The holds it was asked for.
@@ -95,7 +131,8 @@ impl ScriptedBackend {
     /// Waits until it was sent `count` settlements and voids, and returns them.
     pub async fn settlements(&self, count: usize) -> Vec<SettlementItem> {
         wait_until("settlements at the scripted backend", async || {
-            let items = lock(&self.shared.settlements).clone();
+            let all = self.batches().into_iter().flat_map(|batch| batch.items);
+            let items: Vec<_> = all.filter(|item| !is_renewal(item)).collect();
             if items.len() == count {
                 Ok(items)
             } else {
@@ -134,21 +171,37 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, body: Bytes) -> Res
     }
 }
 
+/// Whether an item is a renewal.
+#[must_use]
+pub const fn is_renewal(item: &SettlementItem) -> bool {
+    matches!(item, SettlementItem::Renew(_))
+}
+
 fn settle(shared: &Shared, batch: SettlementBatch) -> Response {
     let recorded = |item: &SettlementItem| ItemResult { hold_id: item.hold_id(), outcome: Outcome::Recorded };
     let results = batch.items.iter().map(recorded).collect();
-    lock(&shared.settlements).extend(batch.items);
+    let has_renewals = batch.items.iter().any(is_renewal);
+    lock(&shared.batches).push(batch);
+    if has_renewals && !shared.knows_renewals.load(Ordering::Relaxed) {
+        return marked(StatusCode::UNPROCESSABLE_ENTITY, &serde_json::json!({}));
+    }
     marked(StatusCode::OK, &SettlementResponse { version: VERSION, results })
 }
 
+/// A grant that says nothing else.
+#[must_use]
+pub const fn grant() -> Allow {
+    Allow { held_nanousd: 1_000, remaining: Vec::new(), rewrite: None, strict: false }
+}
+
 async fn play(script: Script, hold: &HoldRequest) -> Response {
-    let allow = Verdict::Allow(Allow { held_nanousd: 1_000, remaining: Vec::new(), rewrite: None });
+    let allow = Verdict::Allow(grant());
     let verdict = |hold_id, verdict| HoldResponse { version: VERSION, hold_id, verdict };
     let allowed = verdict(hold.hold_id, allow.clone());
     match script {
         Script::Allow => marked(StatusCode::OK, &allowed),
         Script::Verdict(other) => marked(StatusCode::OK, &verdict(hold.hold_id, *other)),
-        Script::WrongHold => marked(StatusCode::OK, &verdict(uuid::Uuid::now_v7(), allow)),
+        Script::WrongHold => marked(StatusCode::OK, &verdict(Uuid::now_v7(), allow)),
         Script::Status(status) => marked(code(status), &serde_json::json!({})),
         Script::Unmarked(status) => (code(status), "not the backend").into_response(),
         Script::Body(body) => ([(MARKER_HEADER, MARKER_VALUE)], body).into_response(),

@@ -30,6 +30,7 @@ const PATIENT: [(&str, &str); 2] = [
 pub struct Setup {
     unidentified: String,
     failure_mode: String,
+    workers: u8,
     upstream: Option<SocketAddr>,
     start_backend: bool,
     backend_settings: Vec<(&'static str, String)>,
@@ -41,6 +42,7 @@ impl Default for Setup {
         Self {
             unidentified: r#""deny""#.to_owned(),
             failure_mode: "open".to_owned(),
+            workers: 2,
             upstream: None,
             start_backend: true,
             backend_settings: Vec::new(),
@@ -75,6 +77,19 @@ impl Setup {
     pub fn failure_mode(mut self, text: &str) -> Self {
         text.clone_into(&mut self.failure_mode);
         self
+    }
+
+    /// One worker instead of two, so that all calls meet the same filter.
+    #[must_use]
+    pub const fn one_worker(mut self) -> Self {
+        self.workers = 1;
+        self
+    }
+
+    /// Holds of running calls are renewed every second.
+    #[must_use]
+    pub fn renew_every_second(self) -> Self {
+        self.edit(r#""renew_interval_s": 240"#, r#""renew_interval_s": 1"#)
     }
 
     /// The provider is there instead of in this process.
@@ -113,6 +128,7 @@ impl Setup {
             upstream,
             unidentified: self.unidentified.clone(),
             failure_mode: self.failure_mode.clone(),
+            workers: self.workers,
             edits: self.edits.clone(),
         }
     }
@@ -237,8 +253,16 @@ impl ScriptedStack {
     /// # Panics
     /// When no whole answer comes.
     pub async fn chat(&self, app: &App, body: &Value) -> Answer {
+        Answer::read(self.open(app, body).await).await
+    }
+
+    /// Calls through Envoy; the body is still coming.
+    ///
+    /// # Panics
+    /// When no answer comes.
+    pub async fn open(&self, app: &App, body: &Value) -> Response {
         let response = post_chat(&self.http, self.envoy.egress, app, body).await;
-        Answer::read(response.unwrap_or_else(|error| panic!("no answer to {app:?} {body}: {error:?}"))).await
+        response.unwrap_or_else(|error| panic!("no answer to {app:?} {body}: {error:?}"))
     }
 
     /// To be called at the end of each test: nothing trapped, nothing was lost, nothing died.

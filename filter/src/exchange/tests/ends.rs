@@ -16,7 +16,7 @@ fn what_was_never_sent_is_voided() {
     let body = format!(r#"{{"version":1,"hold_id":"{}",{ALLOW}}}"#, timed_out.hold_id().unwrap());
     assert!(timed_out.response_headers(&headers(&[(":status", "504")]), true, false).is_empty());
     let late = CalloutAnswer { status: Some(200), marker: Some(b"1"), body: body.as_bytes() };
-    assert_eq!(timed_out.hold_answered(late), Step::Pause);
+    assert_eq!(timed_out.hold_answered(late, START_MS), Step::Pause);
     assert!(is_void(timed_out.finish(end(0)).as_ref()));
 
     for (flag, attempts, voided) in [

@@ -2,6 +2,7 @@
 
 mod ends;
 mod requests;
+mod worker;
 
 use super::*;
 use crate::headers::{Headers, serialize};
@@ -14,10 +15,15 @@ const PLAIN: &str = r#"{"model":"m","max_tokens":9}"#;
 const STREAM: &str = r#"{"model":"m","stream":true}"#;
 const SSE: (&str, &str) = ("content-type", "text/event-stream");
 
-fn exchange(more: &str) -> Exchange {
+fn worker(more: &str) -> Rc<Worker> {
     let json =
         format!(r#"{{"backend":{{"cluster":"b","token":"0123456789abcdef"}},"provider":"openai"{more}}}"#);
-    Exchange::new(Rc::new(Config::parse(json.as_bytes()).unwrap()), Pool::new(1 << 20))
+    let config = Config::parse(json.as_bytes()).unwrap();
+    Rc::new(Worker::new(config, Pool::new(1 << 20), StrictPayers::default()))
+}
+
+fn exchange(more: &str) -> Exchange {
+    Exchange::new(worker(more))
 }
 
 const CLOSED: &str = r#","failure_mode":"closed""#;
@@ -52,7 +58,8 @@ fn ask(exchange: &mut Exchange, body: &str) -> HoldRequest {
 fn answer(exchange: &mut Exchange, status: u16, verdict: &str) -> Step {
     let id = exchange.hold_id().unwrap();
     let body = format!(r#"{{"version":1,"hold_id":"{id}",{verdict}}}"#);
-    exchange.hold_answered(CalloutAnswer { status: Some(status), marker: Some(b"1"), body: body.as_bytes() })
+    let answer = CalloutAnswer { status: Some(status), marker: Some(b"1"), body: body.as_bytes() };
+    exchange.hold_answered(answer, START_MS)
 }
 
 const ALLOW: &str = r#""verdict":"allow","held_nanousd":5"#;

@@ -1,5 +1,7 @@
 //! The way up: held, sent, refused.
 
+use std::collections::BTreeMap;
+
 use super::*;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -52,6 +54,7 @@ fn a_call_is_held_sent_and_settled() {
             started_at_unix_ms: 1_700_000_000_000,
             duration_ms: 40,
             first_byte_ms: Some(20),
+            tags: BTreeMap::new(),
         }
     );
     assert_eq!(exchange.finish(end(0)), None, "only once");
@@ -72,6 +75,23 @@ fn a_rewrite_is_carried_out_and_settled_as_sent() {
     let settlement = settled(exchange.finish(end(0)));
     assert_eq!(settlement.call.model, "cheap");
     assert_eq!(settlement.size.max_output_tokens, Some(7));
+}
+
+#[test]
+fn a_cap_alone_is_carried_out_and_settled_as_sent() {
+    for (body, expected) in [
+        (r#"{"model":"m"}"#, r#"{"model":"m","max_completion_tokens":7}"#),
+        (PLAIN, r#"{"model":"m","max_tokens":7}"#),
+    ] {
+        let mut exchange = exchange("");
+        ask(&mut exchange, body);
+        let verdict = format!(r#"{ALLOW},"strict":true,"rewrite":{{"max_output_tokens":7}}"#);
+        let Step::Forward(forward) = answer(&mut exchange, 200, &verdict) else { panic!("not sent") };
+        let sent = forward.body.unwrap().apply(body.as_bytes(), 1000).unwrap();
+        assert_eq!(String::from_utf8(sent).unwrap(), expected);
+        let settlement = settled(exchange.finish(end(0)));
+        assert_eq!((settlement.call.model.as_str(), settlement.size.max_output_tokens), ("m", Some(7)));
+    }
 }
 
 #[test]
@@ -180,12 +200,12 @@ fn without_a_verdict_the_failure_mode_decides() {
     ];
     for (callout, failure, may_be_held) in failures {
         let fail = |exchange: &mut Exchange| match callout {
-            None => exchange.hold_not_sent(),
-            Some((code, body)) => exchange.hold_answered(CalloutAnswer {
-                status: (code > 0).then_some(code),
-                marker: None,
-                body: body.as_bytes(),
-            }),
+            None => exchange.hold_not_sent(START_MS),
+            Some((code, body)) => {
+                let status = (code > 0).then_some(code);
+                let answer = CalloutAnswer { status, marker: None, body: body.as_bytes() };
+                exchange.hold_answered(answer, START_MS)
+            }
         };
         let mut open = exchange("");
         ask(&mut open, PLAIN);

@@ -1,0 +1,235 @@
+//! A decision as the caller hears it, and as it is counted. Pure.
+
+use purser_protocol::{
+    Allow, DeniedBudget, Deny, DenyReason, HoldRequest, Payer, Rewrite, Tier, Verdict, format_usd,
+};
+use uuid::Uuid;
+
+use crate::budget::Mode;
+use crate::ledger::{Decision, Grant, Refusal};
+use crate::rules::Barred;
+use crate::tracker::verdicts::{Noted, NotedOutcome};
+use crate::window::rfc3339;
+
+/// Who asked, for what.
+pub struct Caller {
+    hold_id: Uuid,
+    payer: Payer,
+    provider: String,
+    model: String,
+}
+
+impl Caller {
+    /// The caller of a request.
+    pub fn of(request: &HoldRequest) -> Self {
+        Self {
+            hold_id: request.hold_id,
+            payer: request.payer.clone(),
+            provider: request.call.provider.clone(),
+            model: request.call.model.clone(),
+        }
+    }
+
+    /// The verdict of a decision.
+    pub fn verdict(&self, decision: Decision) -> Verdict {
+        match decision {
+            Decision::Granted(grant) | Decision::Repeated(grant) => Verdict::Allow(allow(grant)),
+            Decision::Closed => {
+                deny(DenyReason::Closed, "this hold was closed before it was made".to_owned())
+            }
+            Decision::Refused(refusal) => Verdict::Deny(refused(&self.payer, &refusal)),
+            Decision::Barred(barred) => barred_by(&barred),
+        }
+    }
+
+    /// What of a decision is worth counting.
+    pub fn notes(&self, decision: &Decision, now_unix_us: i64) -> Vec<Noted> {
+        let note = |outcome, reason, budget_id, needed_nanousd| Noted {
+            org: self.payer.org.clone(),
+            team: self.payer.team.clone().unwrap_or_default(),
+            user: self.payer.user.clone().unwrap_or_default(),
+            provider: self.provider.clone(),
+            model: self.model.clone(),
+            outcome,
+            reason,
+            budget_id,
+            needed_nanousd,
+            hold_id: self.hold_id,
+            at_unix_us: now_unix_us,
+        };
+        let over_budget = DenyReason::OverBudget.as_str();
+        match decision {
+            Decision::Granted(grant) => {
+                let passed_over = grant.passed_over.iter().map(|over| {
+                    let outcome = match over.mode {
+                        Mode::Shadow => NotedOutcome::ShadowDenied,
+                        Mode::Enforce => NotedOutcome::Overridden,
+                    };
+                    note(outcome, over_budget, over.budget_id, grant.held_nanousd)
+                });
+                let unbudgeted = grant.unbudgeted.iter();
+                let unbudgeted = unbudgeted
+                    .map(|tier| note(NotedOutcome::Unbudgeted, tier.as_str(), 0, grant.held_nanousd));
+                passed_over.chain(unbudgeted).collect()
+            }
+            Decision::Refused(refusal) => {
+                let budget_id = refusal.touch.key.counter.budget_id;
+                vec![note(NotedOutcome::Denied, over_budget, budget_id, refusal.needed_nanousd)]
+            }
+            Decision::Barred(barred) => {
+                let (reason, budget_id) = match barred {
+                    Barred::Blocked { .. } => (DenyReason::Blocked, 0),
+                    Barred::ModelNotAllowed { .. } => (DenyReason::ModelNotAllowed, 0),
+                    Barred::NoBudget(_) => (DenyReason::NoBudget, 0),
+                    Barred::NotBoundable { budget_id, .. } => (DenyReason::NotBoundable, *budget_id),
+                };
+                vec![note(NotedOutcome::Denied, reason.as_str(), budget_id, 0)]
+            }
+            // Answered before, or never to be sent.
+            Decision::Repeated(_) | Decision::Closed => Vec::new(),
+        }
+    }
+}
+
+/// A denial by no budget.
+pub fn deny(reason: DenyReason, message: String) -> Verdict {
+    Verdict::Deny(Deny { reason, message, budget: None, strict: false })
+}
+
+fn allow(grant: Grant) -> Allow {
+    let rewrite =
+        grant.output_cap_tokens.map(|cap| Rewrite { max_output_tokens: Some(cap), ..Rewrite::default() });
+    Allow { held_nanousd: grant.held_nanousd, remaining: grant.remaining, rewrite, strict: grant.strict }
+}
+
+fn barred_by(barred: &Barred) -> Verdict {
+    let because = |reason: &str| if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    match barred {
+        Barred::Blocked { scope, reason } => {
+            deny(DenyReason::Blocked, format!("Calls of {scope} are shut off{}.", because(reason)))
+        }
+        Barred::ModelNotAllowed { scope, reason } => deny(
+            DenyReason::ModelNotAllowed,
+            format!("This model is not allowed for {scope}{}.", because(reason)),
+        ),
+        Barred::NoBudget(tier) => deny(
+            DenyReason::NoBudget,
+            format!("The org wants a budget in tier {}, and there is none for this call.", tier.as_str()),
+        ),
+        Barred::NotBoundable { budget_id, why } => Verdict::Deny(Deny {
+            reason: DenyReason::NotBoundable,
+            message: format!("Budget {budget_id} is strict, and this call can't be bounded: {why}."),
+            budget: None,
+            strict: true,
+        }),
+    }
+}
+
+fn refused(payer: &Payer, refusal: &Refusal) -> Deny {
+    let touch = &refusal.touch;
+    let resets_at = touch.period.end_unix_s.and_then(rfc3339);
+    let org = &payer.org;
+    let team = payer.team.as_deref().unwrap_or_default();
+    let whose = match touch.tier {
+        Tier::Org => format!("org {org}"),
+        Tier::Team => format!("team {team} in org {org}"),
+        Tier::User => {
+            format!("user {} in team {team} of org {org}", payer.user.as_deref().unwrap_or_default())
+        }
+    };
+    let reset =
+        resets_at.as_ref().map_or_else(|| "it does not reset".to_owned(), |at| format!("it resets at {at}"));
+    let message = format!(
+        "The {window} budget of {whose} is exhausted: limit {limit} USD, spent {spent} USD, held by running calls {held} USD, \
+         this call may cost {needed} USD; {reset}.",
+        window = touch.window.as_str(),
+        limit = format_usd(refusal.limit_nanousd()),
+        spent = format_usd(refusal.counter.spent_nanousd),
+        held = format_usd(refusal.counter.held_nanousd),
+        needed = format_usd(refusal.needed_nanousd),
+    );
+    Deny {
+        reason: DenyReason::OverBudget,
+        message,
+        strict: refusal.strict,
+        budget: Some(DeniedBudget {
+            budget_id: touch.key.counter.budget_id,
+            tier: touch.tier,
+            window: touch.window,
+            limit_nanousd: refusal.limit_nanousd(),
+            spent_nanousd: refusal.counter.spent_nanousd,
+            held_nanousd: refusal.counter.held_nanousd,
+            needed_nanousd: refusal.needed_nanousd,
+            resets_at,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::decide::PassedOver;
+
+    fn caller() -> Caller {
+        let payer = Payer { org: "acme".into(), team: Some("search".into()), user: None };
+        Caller { hold_id: Uuid::nil(), payer, provider: "openai".into(), model: "gpt-4o".into() }
+    }
+
+    fn grant() -> Grant {
+        Grant {
+            held_nanousd: 9,
+            remaining: Vec::new(),
+            strict: true,
+            output_cap_tokens: Some(64),
+            override_id: None,
+            passed_over: Vec::new(),
+            unbudgeted: Vec::new(),
+        }
+    }
+
+    fn noted(decision: &Decision) -> Vec<(NotedOutcome, &'static str, i64, i64)> {
+        let notes = caller().notes(decision, 5);
+        notes.into_iter().map(|n| (n.outcome, n.reason, n.budget_id, n.needed_nanousd)).collect()
+    }
+
+    #[test]
+    fn a_grant_is_noted_for_what_did_not_stop_it() {
+        let passed_over = vec![
+            PassedOver { budget_id: 3, mode: Mode::Shadow },
+            PassedOver { budget_id: 4, mode: Mode::Enforce },
+        ];
+        let granted = Grant { passed_over, unbudgeted: vec![Tier::Team], ..grant() };
+        assert_eq!(
+            noted(&Decision::Granted(granted.clone())),
+            [
+                (NotedOutcome::ShadowDenied, "over_budget", 3, 9),
+                (NotedOutcome::Overridden, "over_budget", 4, 9),
+                (NotedOutcome::Unbudgeted, "team", 0, 9),
+            ]
+        );
+        // A repeat was noted the first time.
+        assert!(noted(&Decision::Repeated(granted)).is_empty());
+    }
+
+    #[test]
+    fn a_denial_is_noted_with_its_reason() {
+        for (barred, reason, budget_id) in [
+            (
+                Barred::Blocked { scope: crate::budget::Scope::new("acme", "", ""), reason: String::new() },
+                "blocked",
+                0,
+            ),
+            (Barred::NoBudget(Tier::User), "no_budget", 0),
+            (Barred::NotBoundable { budget_id: 8, why: "media" }, "not_boundable", 8),
+        ] {
+            assert_eq!(noted(&Decision::Barred(barred)), [(NotedOutcome::Denied, reason, budget_id, 0)]);
+        }
+    }
+
+    #[test]
+    fn a_strict_grant_carries_its_cap_and_says_so() {
+        let Verdict::Allow(allow) = caller().verdict(Decision::Granted(grant())) else { panic!("denied") };
+        assert!(allow.strict);
+        assert_eq!(allow.rewrite, Some(Rewrite { model: None, max_output_tokens: Some(64) }));
+    }
+}

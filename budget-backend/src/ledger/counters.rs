@@ -1,0 +1,85 @@
+//! The text that locks and makes counters, for both ways to the database, and why no two writers can
+//! wait for each other in a circle.
+//!
+//! Every writer takes its locks in one order: day locks by key, counters by primary key, holds by
+//! primary key, summary rows by primary key (hours, then days), lengths of answers by key, counts of
+//! verdicts by key. A lane takes counters and inserts holds; the tracker takes all of them; a top-up
+//! takes one counter; the aggregator takes one day lock and its summary rows; a repair takes counters.
+//! Counters that don't exist yet are inserted first, sorted, in a transaction of their own: inserting
+//! while other counters are locked would take locks out of order. Hot tables carry no foreign keys,
+//! which would lock rows in an order of their own.
+
+use super::decide::CounterKey;
+
+/// The key columns of counters, one array each, as SQL wants them.
+pub struct KeyColumns<'a> {
+    /// `org`.
+    pub orgs: Vec<&'a str>,
+    /// `budget_id`.
+    pub budget_ids: Vec<i64>,
+    /// `subject`.
+    pub subjects: Vec<&'a str>,
+    /// `period_start`, Unix seconds.
+    pub periods: Vec<i64>,
+}
+
+impl<'a> KeyColumns<'a> {
+    /// Splits keys into columns.
+    pub fn new(keys: impl IntoIterator<Item = &'a CounterKey>) -> Self {
+        let mut columns =
+            Self { orgs: Vec::new(), budget_ids: Vec::new(), subjects: Vec::new(), periods: Vec::new() };
+        for key in keys {
+            columns.orgs.push(&key.org);
+            columns.budget_ids.push(key.counter.budget_id);
+            columns.subjects.push(&key.counter.subject);
+            columns.periods.push(key.counter.period_start_unix_s);
+        }
+        columns
+    }
+}
+
+/// Locks counters in key order and reads them: `$1` to `$4` as in [`KeyColumns`].
+pub const LOCK_COUNTERS: &str = "
+    select c.org, c.budget_id, c.subject, extract(epoch from c.period_start)::bigint as period_unix_s,
+           c.spent_nanousd, c.held_nanousd
+      from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) as k (org, budget_id, subject, period_unix_s)
+      join budget_counters c on c.org = k.org and c.budget_id = k.budget_id and c.subject = k.subject
+                            and c.period_start = to_timestamp(k.period_unix_s)
+     order by c.org, c.budget_id, c.subject, c.period_start
+       for update of c";
+
+/// Makes counters that don't exist yet, in key order: `$1` to `$4` as in [`KeyColumns`]. Each starts
+/// from what its period has spent already: whole UTC days from the daily summary, the whole hours
+/// before the first of them from the hourly one, and the rest of an hour (in zones that are not whole
+/// hours off UTC) from the detail. Calls under way are not in it; they count where their hold was made.
+pub const INSERT_COUNTERS: &str = r"
+    insert into budget_counters (org, budget_id, subject, period_start, spent_nanousd, opening_nanousd)
+    select k.org, k.budget_id, k.subject, k.period_start, opening.nanousd, opening.nanousd
+      from (select org, budget_id, subject, to_timestamp(period_unix_s) as period_start
+              from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) as k (org, budget_id, subject, period_unix_s)) k
+      join budgets b on b.org = k.org and b.budget_id = k.budget_id
+      cross join lateral (
+           select date_trunc('hour', k.period_start + interval '1 hour' - interval '1 microsecond', 'UTC') as first_hour,
+                  date_trunc('day', k.period_start + interval '1 day' - interval '1 microsecond', 'UTC') as first_day,
+                  case b.team when '*' then k.subject else b.team end as team,
+                  case b.user_name when '*' then k.subject else b.user_name end as user_name,
+                  (select coalesce(array_agg(replace(replace(replace(replace(replace(
+                              m, '\', '\\'), '%', '\%'), '_', '\_'), '*', '%'), '?', '_')), '{}')
+                     from unnest(b.models) m) as models
+      ) p
+      cross join lateral (
+           select (coalesce((select sum(d.cost_nanousd) from cost_daily_summary d
+                      where d.org = k.org and d.day >= (p.first_day at time zone 'UTC')::date
+                        and (p.team = '' or d.team = p.team) and (p.user_name = '' or d.user_name = p.user_name)
+                        and (p.models = '{}' or d.model like any (p.models))), 0)
+                 + coalesce((select sum(u.cost_nanousd) from usage_hourly u
+                      where u.org = k.org and u.hour >= p.first_hour and u.hour < p.first_day
+                        and (p.team = '' or u.team = p.team) and (p.user_name = '' or u.user_name = p.user_name)
+                        and (p.models = '{}' or u.model like any (p.models))), 0)
+                 + coalesce((select sum(r.cost_nanousd) from llm_requests r
+                      where r.org = k.org and r.occurred_at >= k.period_start and r.occurred_at < p.first_hour
+                        and (p.team = '' or r.team = p.team) and (p.user_name = '' or r.user_name = p.user_name)
+                        and (p.models = '{}' or r.model like any (p.models))), 0))::bigint as nanousd
+      ) opening
+     order by k.org, k.budget_id, k.subject, k.period_start
+    on conflict do nothing";

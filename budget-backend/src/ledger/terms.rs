@@ -1,0 +1,219 @@
+//! The terms of a call: which counters it touches and what its payer may do at all. Pure.
+
+use std::collections::BTreeSet;
+
+use purser_protocol::{Payer, Tier, Window};
+
+use super::decide::{CounterKey, CounterRef};
+use super::policies::{Policies, ScopePolicy};
+use crate::budget::{Budget, Mode, Scope, matching};
+use crate::rules::{Barred, barred, in_force};
+use crate::window::{Period, WindowError, period};
+
+/// A counter that a payer's call touches, with the limit that applies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touch {
+    /// The counter.
+    pub key: CounterKey,
+    /// The budget's tier.
+    pub tier: Tier,
+    /// Its window.
+    pub window: Window,
+    /// Its limit, nano-USD; top-ups of the period are the counter's.
+    pub limit_nanousd: i64,
+    /// Whether it refuses or only notes.
+    pub mode: Mode,
+    /// Whether holds must be the upper bound of what a call may cost.
+    pub strict: bool,
+    /// The period.
+    pub period: Period,
+}
+
+/// What decides about one call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The counters touched, in the order they are checked.
+    pub touches: Vec<Touch>,
+    /// Why the call may not go out whatever is left.
+    pub barred: Option<Barred>,
+    /// The override in force for the payer.
+    pub override_id: Option<i64>,
+    /// Tiers the payer has, without an enforcing budget.
+    pub unbudgeted: Vec<Tier>,
+}
+
+impl Terms {
+    /// The first enforcing strict budget touched.
+    #[must_use]
+    pub fn strict_budget(&self) -> Option<i64> {
+        let strict = self.touches.iter().find(|touch| touch.strict && touch.mode == Mode::Enforce);
+        strict.map(|touch| touch.key.counter.budget_id)
+    }
+
+    /// Whether an instant lies in the period of every counter touched.
+    #[must_use]
+    pub fn hold_at(&self, unix_s: i64) -> bool {
+        self.touches.iter().all(|touch| {
+            touch.period.start_unix_s <= unix_s && touch.period.end_unix_s.is_none_or(|end| unix_s < end)
+        })
+    }
+}
+
+/// The counters a call touches at an instant, in the order they are checked.
+///
+/// # Errors
+/// [`WindowError`] when a period can't be placed on the calendar.
+pub fn touched<'a>(
+    budgets: impl IntoIterator<Item = &'a Budget>,
+    payer: &Payer,
+    model: &str,
+    now_unix_s: i64,
+) -> Result<Vec<Touch>, WindowError> {
+    matching(budgets, payer, model)
+        .into_iter()
+        .map(|found| {
+            let budget = found.budget;
+            let period = period(budget.window, &budget.zone, now_unix_s)?;
+            let counter = CounterRef {
+                budget_id: budget.budget_id,
+                subject: found.subject,
+                period_start_unix_s: period.start_unix_s,
+            };
+            Ok(Touch {
+                key: CounterKey { org: payer.org.clone(), counter },
+                tier: budget.scope.tier(),
+                window: budget.window,
+                limit_nanousd: budget.limit_nanousd,
+                mode: budget.mode,
+                strict: budget.strict,
+                period,
+            })
+        })
+        .collect()
+}
+
+/// The terms of a call at an instant, from what is set at its payer's scopes.
+///
+/// # Errors
+/// [`WindowError`] when a period can't be placed on the calendar.
+pub fn terms(
+    policies: &Policies,
+    payer: &Payer,
+    model: &str,
+    now_unix_us: i64,
+) -> Result<Terms, WindowError> {
+    let scopes = Scope::candidates(payer);
+    let set: Vec<&ScopePolicy> = scopes.iter().filter_map(|scope| policies.get(scope)).collect();
+    let budgets = set.iter().flat_map(|policy| &policy.budgets);
+    let touches = touched(budgets, payer, model, now_unix_us.div_euclid(1_000_000))?;
+    let budgeted: BTreeSet<Tier> =
+        touches.iter().filter(|touch| touch.mode == Mode::Enforce).map(|touch| touch.tier).collect();
+    let rules = set.iter().filter_map(|policy| policy.rule.as_ref());
+    let required = rules.clone().flat_map(|rule| &rule.required_tiers).find(|tier| !budgeted.contains(tier));
+    let named = [Some(Tier::Org), payer.team.as_ref().map(|_| Tier::Team), user_tier(payer)];
+    Ok(Terms {
+        barred: barred(rules, model).or(required.copied().map(Barred::NoBudget)),
+        override_id: in_force(set.iter().flat_map(|policy| &policy.overrides), now_unix_us),
+        unbudgeted: named.into_iter().flatten().filter(|tier| !budgeted.contains(tier)).collect(),
+        touches,
+    })
+}
+
+/// A user counts only within a team.
+fn user_tier(payer: &Payer) -> Option<Tier> {
+    payer.team.as_ref().and(payer.user.as_ref()).map(|_| Tier::User)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pattern::Patterns;
+    use crate::rules::{Override, Rule};
+    use jiff::tz::TimeZone;
+
+    fn payer() -> Payer {
+        Payer { org: "acme".into(), team: Some("search".into()), user: Some("ann".into()) }
+    }
+
+    fn budget(budget_id: i64, scope: Scope, mode: Mode) -> Budget {
+        Budget {
+            budget_id,
+            scope,
+            window: Window::Day,
+            zone: TimeZone::UTC,
+            limit_nanousd: 100,
+            mode,
+            strict: false,
+            models: Patterns::default(),
+        }
+    }
+
+    fn rule(scope: Scope) -> Rule {
+        Rule {
+            scope,
+            blocked: false,
+            reason: String::new(),
+            allowed_models: Patterns::default(),
+            denied_models: Patterns::default(),
+            required_tiers: Vec::new(),
+        }
+    }
+
+    fn at(policies: &[(Scope, ScopePolicy)], now_unix_us: i64) -> Terms {
+        let mut set = Policies::default();
+        for (scope, policy) in policies {
+            set.insert(1, scope.clone(), policy.clone());
+        }
+        terms(&set, &payer(), "gpt-4o", now_unix_us).unwrap()
+    }
+
+    #[test]
+    fn a_tier_without_an_enforcing_budget_is_unbudgeted_and_barred_where_one_is_required() {
+        let org = Scope::new("acme", "", "");
+        let team = Scope::new("acme", "search", "");
+        let budgets = |scope: &Scope, mode| ScopePolicy {
+            budgets: vec![budget(1, scope.clone(), mode)],
+            ..ScopePolicy::default()
+        };
+        let terms = at(
+            &[(org.clone(), budgets(&org, Mode::Enforce)), (team.clone(), budgets(&team, Mode::Shadow))],
+            0,
+        );
+        assert_eq!(terms.unbudgeted, [Tier::Team, Tier::User]);
+        assert_eq!((terms.barred.clone(), terms.touches.len()), (None, 2));
+        let strict_org = ScopePolicy {
+            rule: Some(Rule { required_tiers: vec![Tier::Org, Tier::Team], ..rule(org.clone()) }),
+            ..budgets(&org, Mode::Enforce)
+        };
+        assert_eq!(at(&[(org, strict_org)], 0).barred, Some(Barred::NoBudget(Tier::Team)));
+        assert_eq!(at(&[], 0).unbudgeted, [Tier::Org, Tier::Team, Tier::User]);
+    }
+
+    #[test]
+    fn rules_and_overrides_of_every_scope_of_the_payer_count_and_no_others() {
+        let off = |scope: Scope| {
+            let rule = Rule { blocked: true, ..rule(scope.clone()) };
+            let lifted = Override { override_id: 3, from_unix_us: 0, expires_unix_us: 10 };
+            (scope, ScopePolicy { rule: Some(rule), overrides: vec![lifted], ..ScopePolicy::default() })
+        };
+        for (team, user) in [("", ""), ("search", ""), ("*", ""), ("search", "ann"), ("search", "*")] {
+            let terms = at(&[off(Scope::new("acme", team, user))], 9);
+            assert!(matches!(terms.barred, Some(Barred::Blocked { .. })), "{team}/{user}");
+            assert_eq!(terms.override_id, Some(3), "{team}/{user}");
+        }
+        for (org, team, user) in [("other", "", ""), ("acme", "ads", ""), ("acme", "search", "bob")] {
+            assert_eq!(at(&[off(Scope::new(org, team, user))], 9).barred, None, "{org}/{team}/{user}");
+        }
+        assert_eq!(at(&[off(Scope::new("acme", "", ""))], 10).override_id, None);
+    }
+
+    #[test]
+    fn terms_hold_within_their_periods_only() {
+        let org = Scope::new("acme", "", "");
+        let policy =
+            ScopePolicy { budgets: vec![budget(1, org.clone(), Mode::Enforce)], ..ScopePolicy::default() };
+        let terms = at(&[(org, policy)], 86_400 * 1_000_000);
+        assert!(terms.hold_at(86_400) && terms.hold_at(2 * 86_400 - 1));
+        assert!(!terms.hold_at(86_399) && !terms.hold_at(2 * 86_400));
+    }
+}

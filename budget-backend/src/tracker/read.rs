@@ -1,0 +1,308 @@
+//! What a batch reads, and the locks it takes on the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postgres::Row;
+use postgres::types::Json;
+use purser_protocol::Payer;
+use uuid::Uuid;
+
+use super::fold::{MAX_AGE_US, clamp_started_at};
+use super::model::{Entries, HoldKey, HoldRow, HoldState, Item, Rows, Subject};
+use super::rollup::day;
+use super::session::Open;
+use super::store::StepError;
+use crate::budget::{Budget, BudgetColumns, Scope};
+use crate::ledger::counters::{KeyColumns, LOCK_COUNTERS};
+use crate::ledger::decide::{CounterKey, CounterRef};
+use crate::ledger::terms::touched;
+
+/// Days of orgs that a batch may write to: `(org, days since 1970-01-01)`.
+pub type Days = BTreeSet<(String, i32)>;
+
+/// What the items of a batch need, by id.
+pub struct Needs<'a> {
+    /// The first settlement of each id: its payer, model and request time.
+    settled: BTreeMap<&'a HoldKey, (&'a Payer, &'a str, i64)>,
+    /// Whether an item may charge the id.
+    charged: BTreeMap<&'a HoldKey, bool>,
+    /// Ids whose counters may change.
+    moved: BTreeSet<&'a HoldKey>,
+}
+
+impl<'a> Needs<'a> {
+    /// Of these items.
+    pub fn of(items: &'a [(HoldKey, Item)]) -> Self {
+        let mut needs = Self { settled: BTreeMap::new(), charged: BTreeMap::new(), moved: BTreeSet::new() };
+        for (key, item) in items {
+            let charges = matches!(item, Item::Settle(_) | Item::Expire);
+            *needs.charged.entry(key).or_default() |= charges;
+            if let Item::Settle(settle) = item {
+                let call = (&settle.payer, settle.subject.model.as_str(), settle.started_at_unix_us);
+                needs.settled.entry(key).or_insert(call);
+            }
+            if charges || matches!(item, Item::Void(_)) {
+                needs.moved.insert(key);
+            }
+        }
+        needs
+    }
+
+    fn columns(&self) -> (Vec<&str>, Vec<Uuid>) {
+        self.charged.keys().map(|(org, id)| (org.as_str(), *id)).unzip()
+    }
+}
+
+/// Reads the ids' holds, or of those that have none their first ledger entry, with the database's
+/// clock; and locks the days that charges to them count in, sorted as the locks are named. `$5` is how
+/// far back a settlement without a hold may count, as in [`clamp_started_at`].
+const READ: &str = "
+    with clock as (
+        select (extract(epoch from now()) * 1000000)::bigint as now_us
+    ), found as materialized (
+        select k.org, k.hold_id, k.charged, h.state, r.cause as first_cause,
+               coalesce(h.team, r.team) as team, coalesce(h.user_name, r.user_name) as user_name,
+               coalesce(h.provider, r.provider) as provider, coalesce(h.model, r.model) as model,
+               coalesce(h.api, r.api) as api, coalesce(h.tags, r.tags) as tags,
+               coalesce(h.override_id, r.override_id) as override_id,
+               coalesce(h.held_nanousd, r.held_nanousd) as held_nanousd,
+               coalesce(h.counters, r.counters) as counters,
+               (extract(epoch from coalesce(h.held_at, r.occurred_at)) * 1000000)::bigint as held_at_us,
+               (extract(epoch from h.expires_at) * 1000000)::bigint as expires_at_us,
+               case when coalesce(h.state, r.cause) is null or (h.state = 'voided' and h.counters = '[]')
+                    then case when k.started_us is not null
+                              then least(greatest(k.started_us, clock.now_us - $5), clock.now_us) end
+                    else (extract(epoch from coalesce(h.held_at, r.occurred_at)) * 1000000)::bigint
+               end as counts_at_us,
+               clock.now_us
+          from clock
+         cross join unnest($1::text[], $2::uuid[], $3::boolean[], $4::bigint[])
+                    as k (org, hold_id, charged, started_us)
+          left join holds h on h.org = k.org and h.hold_id = k.hold_id
+          left join lateral (
+              select * from llm_requests
+               where h.hold_id is null and org = k.org and hold_id = k.hold_id and entry = 0 limit 1) r on true
+    ), days as materialized (
+        select distinct hashtext(org) as org_hash, (counts_at_us / 86400000000)::integer as day
+          from found where charged and counts_at_us is not null
+         order by 1, 2
+    ), locked as materialized (
+        select pg_advisory_xact_lock_shared(org_hash, day) from days
+    )
+    select f.*, (select count(*) from locked) as days_locked from found f";
+
+/// Rows read without a lock on them, and the days that are locked.
+pub struct Unlocked {
+    /// What was read.
+    pub rows: Rows,
+    /// The days a charge may count in.
+    pub days: Days,
+}
+
+/// Reads what decides which locks to take, and takes those on days.
+///
+/// # Errors
+/// [`StepError`].
+pub fn read(open: &mut Open<'_>, needs: &Needs<'_>) -> Result<Unlocked, StepError> {
+    let (orgs, ids) = needs.columns();
+    let charged: Vec<bool> = needs.charged.values().copied().collect();
+    let started: Vec<Option<i64>> =
+        needs.charged.keys().map(|key| needs.settled.get(key).map(|call| call.2)).collect();
+    let found = open.query(READ, &[&orgs, &ids, &charged, &started, &MAX_AGE_US])?;
+    let mut read = Unlocked { rows: Rows::default(), days: Days::new() };
+    for row in &found {
+        let key: HoldKey = (row.try_get("org")?, row.try_get("hold_id")?);
+        read.rows.now_unix_us = row.try_get("now_us")?;
+        if row.try_get("charged")? {
+            let counts_at_unix_us: Option<i64> = row.try_get("counts_at_us")?;
+            read.days.extend(counts_at_unix_us.map(|at| (key.0.clone(), day(at))));
+        }
+        if let Some(hold) = hold_row(row)? {
+            read.rows.holds.insert(key, hold);
+        }
+    }
+    read.rows.fallback_counters = fallback_counters(open, needs, &read.rows)?;
+    Ok(read)
+}
+
+/// The row of a hold, or what its first entry says of it; `None` when there is neither.
+fn hold_row(row: &Row) -> Result<Option<HoldRow>, StepError> {
+    let state: Option<&str> = row.try_get("state")?;
+    let first_cause: Option<&str> = row.try_get("first_cause")?;
+    let known = match (state, first_cause) {
+        (Some(name), _) => HoldState::parse(name).ok_or_else(|| format!("unknown hold state {name}")),
+        (None, Some("expired")) => Ok(HoldState::Expired),
+        (None, Some(_)) => Ok(HoldState::Settled),
+        (None, None) => return Ok(None),
+    };
+    let Json(counters): Json<Vec<CounterRef>> = row.try_get("counters")?;
+    let Json(tags) = row.try_get("tags")?;
+    let held_at_unix_us = row.try_get("held_at_us")?;
+    Ok(Some(HoldRow {
+        state: known.map_err(StepError::Data)?,
+        held_nanousd: row.try_get("held_nanousd")?,
+        counters,
+        held_at_unix_us,
+        expires_at_unix_us: row.try_get::<_, Option<i64>>("expires_at_us")?.unwrap_or(held_at_unix_us),
+        subject: Subject {
+            team: row.try_get("team")?,
+            user: row.try_get("user_name")?,
+            provider: row.try_get("provider")?,
+            model: row.try_get("model")?,
+            api: row.try_get("api")?,
+            tags,
+        },
+        override_id: row.try_get("override_id")?,
+        dropped: state.is_none(),
+    }))
+}
+
+/// Where settlements without a hold count: the payer's budgets at the time of the request.
+fn fallback_counters(
+    open: &mut Open<'_>,
+    needs: &Needs<'_>,
+    rows: &Rows,
+) -> Result<BTreeMap<HoldKey, Vec<CounterRef>>, StepError> {
+    let mut without = needs.settled.clone();
+    without.retain(|key, _| !rows.holds.get(*key).is_some_and(HoldRow::says_where_it_counts));
+    if without.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let scopes: BTreeSet<Scope> = without.values().flat_map(|call| Scope::candidates(call.0)).collect();
+    let budgets = read_budgets(open, &scopes)?;
+    without
+        .into_iter()
+        .map(|(key, (payer, model, started_at_unix_us))| {
+            let at_unix_s = clamp_started_at(started_at_unix_us, rows.now_unix_us).div_euclid(1_000_000);
+            let touches = touched(&budgets, payer, model, at_unix_s)
+                .map_err(|error| StepError::Data(error.to_string()))?;
+            Ok((key.clone(), touches.into_iter().map(|touch| touch.key.counter).collect()))
+        })
+        .collect()
+}
+
+fn read_budgets(open: &mut Open<'_>, scopes: &BTreeSet<Scope>) -> Result<Vec<Budget>, StepError> {
+    let orgs: Vec<&str> = scopes.iter().map(|scope| scope.org.as_str()).collect();
+    let teams: Vec<&str> = scopes.iter().map(|scope| scope.team.as_str()).collect();
+    let users: Vec<&str> = scopes.iter().map(|scope| scope.user.as_str()).collect();
+    let rows = open.query(
+        "select b.org, b.team, b.user_name, b.budget_id, b.window_kind, b.time_zone, b.limit_nanousd, b.mode,
+                b.strict, b.models
+           from unnest($1::text[], $2::text[], $3::text[]) as s (org, team, user_name)
+           join budgets b on b.org = s.org and b.team = s.team and b.user_name = s.user_name
+                         and b.archived_at is null",
+        &[&orgs, &teams, &users],
+    )?;
+    rows.iter()
+        .map(|row| {
+            let scope = Scope {
+                org: row.try_get("org")?,
+                team: row.try_get("team")?,
+                user: row.try_get("user_name")?,
+            };
+            let columns = BudgetColumns {
+                budget_id: row.try_get("budget_id")?,
+                window_kind: row.try_get("window_kind")?,
+                time_zone: row.try_get("time_zone")?,
+                limit_nanousd: row.try_get("limit_nanousd")?,
+                mode: row.try_get("mode")?,
+                strict: row.try_get("strict")?,
+                models: row.try_get("models")?,
+            };
+            Budget::from_columns(scope, columns).map_err(StepError::Data)
+        })
+        .collect()
+}
+
+/// The counters that the batch may change.
+pub fn counter_keys(needs: &Needs<'_>, rows: &Rows) -> BTreeSet<CounterKey> {
+    let held = rows.holds.iter().map(|(key, row)| (key, &row.counters));
+    held.chain(&rows.fallback_counters)
+        .filter(|(key, _)| needs.moved.contains(key))
+        .flat_map(|((org, _), counters)| {
+            counters.iter().map(|counter| CounterKey { org: org.clone(), counter: counter.clone() })
+        })
+        .collect()
+}
+
+/// Locks the counters and gives back those that don't exist yet.
+///
+/// # Errors
+/// [`StepError`].
+pub fn lock_counters(
+    open: &mut Open<'_>,
+    keys: &BTreeSet<CounterKey>,
+) -> Result<BTreeSet<CounterKey>, StepError> {
+    let mut missing = keys.clone();
+    if missing.is_empty() {
+        return Ok(missing);
+    }
+    let k = KeyColumns::new(keys);
+    for row in open.query(LOCK_COUNTERS, &[&k.orgs, &k.budget_ids, &k.subjects, &k.periods])? {
+        let counter = CounterRef {
+            budget_id: row.try_get("budget_id")?,
+            subject: row.try_get("subject")?,
+            period_start_unix_s: row.try_get("period_unix_s")?,
+        };
+        missing.remove(&CounterKey { org: row.try_get("org")?, counter });
+    }
+    Ok(missing)
+}
+
+const LOCK_HOLDS: &str = "
+    select h.org, h.hold_id, h.state, (extract(epoch from h.held_at) * 1000000)::bigint as held_at_us,
+           (extract(epoch from h.expires_at) * 1000000)::bigint as expires_at_us
+      from unnest($1::text[], $2::uuid[]) as k (org, hold_id)
+      join holds h on h.org = k.org and h.hold_id = k.hold_id
+     order by h.org, h.hold_id
+       for update of h";
+
+/// Locks the holds and takes over what may have changed in them since they were read; `false` when
+/// other rows exist than then.
+///
+/// # Errors
+/// [`StepError`].
+pub fn lock_holds(open: &mut Open<'_>, needs: &Needs<'_>, rows: &mut Rows) -> Result<bool, StepError> {
+    let (orgs, ids) = needs.columns();
+    let mut found = 0_usize;
+    for row in open.query(LOCK_HOLDS, &[&orgs, &ids])? {
+        let key: HoldKey = (row.try_get("org")?, row.try_get("hold_id")?);
+        let held_at_unix_us: i64 = row.try_get("held_at_us")?;
+        let same = |hold: &&mut HoldRow| !hold.dropped && hold.held_at_unix_us == held_at_unix_us;
+        let Some(hold) = rows.holds.get_mut(&key).filter(same) else { return Ok(false) };
+        let name: &str = row.try_get("state")?;
+        hold.state =
+            HoldState::parse(name).ok_or_else(|| StepError::Data(format!("unknown hold state {name}")))?;
+        hold.expires_at_unix_us = row.try_get("expires_at_us")?;
+        found = found.saturating_add(1);
+    }
+    Ok(found == rows.holds.values().filter(|hold| !hold.dropped).count())
+}
+
+/// Reads how many entries the ids have. After the locks: nobody else adds to them now.
+///
+/// # Errors
+/// [`StepError`].
+pub fn read_entries(open: &mut Open<'_>, needs: &Needs<'_>) -> Result<BTreeMap<HoldKey, Entries>, StepError> {
+    let (orgs, ids) = needs.columns();
+    let rows = open.query(
+        "select k.org, k.hold_id, r.entries, r.charged, r.settled
+           from unnest($1::text[], $2::uuid[]) as k (org, hold_id)
+          cross join lateral (
+              select count(*)::integer as entries, sum(cost_nanousd)::bigint as charged,
+                     bool_or(cause <> 'expired') as settled
+                from llm_requests where org = k.org and hold_id = k.hold_id) r
+          where r.entries > 0",
+        &[&orgs, &ids],
+    )?;
+    rows.iter()
+        .map(|row| {
+            let entries = Entries {
+                count: row.try_get("entries")?,
+                charged_nanousd: row.try_get("charged")?,
+                settled: row.try_get("settled")?,
+            };
+            Ok(((row.try_get("org")?, row.try_get("hold_id")?), entries))
+        })
+        .collect()
+}
