@@ -35,6 +35,8 @@ main() {
   part "demo" scripts/demo.sh
   # As the README says to build what is deployed.
   part "release" env PROFILE=release scripts/build.sh
+  # Short: whether it runs and its books balance; what it measures is for a quiet machine.
+  part "bench" env ROWS=0 CELL_S=1 ROUNDS=1 scripts/bench-ledger.sh
   say "== all parts: $(seconds_since "$started_ms") s"
   ((ignored == 0)) || say "$ignored ignored"
   say "$passed passed, $failed failed"

@@ -236,7 +236,7 @@ pub async fn standings(
            from unnest($2::bigint[], $3::bigint[]) as k (budget_id, period_unix_s)
            join budget_counters c on c.org = $1 and c.budget_id = k.budget_id
                                  and c.period_start = to_timestamp(k.period_unix_s)
-          order by c.budget_id, c.subject
+          order by c.subject <> '', c.budget_id, c.subject
           limit $4",
     )
     .bind(org)

@@ -60,6 +60,10 @@ impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.tier() {
             Tier::Org => write!(f, "org {}", self.org),
+            Tier::Team if self.team == EACH => write!(f, "each team of org {}", self.org),
+            Tier::User if self.user == EACH => {
+                write!(f, "each user of team {} of org {}", self.team, self.org)
+            }
             Tier::Team => write!(f, "team {} in org {}", self.team, self.org),
             Tier::User => write!(f, "user {} in team {} of org {}", self.user, self.team, self.org),
         }
@@ -137,7 +141,8 @@ impl Budget {
     /// A budget from its row's columns.
     ///
     /// # Errors
-    /// Says which budget has a window, mode or time zone that this code doesn't know.
+    /// Says which budget has a window or mode that this code doesn't know. The API refuses unknown time
+    /// zones; one written by hand counts as UTC, rather than leaving its org without any answer.
     pub fn from_columns(scope: Scope, columns: BudgetColumns) -> Result<Self, String> {
         let budget_id = columns.budget_id;
         let unknown = |what: &str, value: &str| format!("budget {budget_id}: unknown {what} {value}");
@@ -146,13 +151,22 @@ impl Budget {
             scope,
             window: Window::from_name(&columns.window_kind)
                 .ok_or_else(|| unknown("window", &columns.window_kind))?,
-            zone: time_zone(&columns.time_zone).map_err(|error| format!("budget {budget_id}: {error}"))?,
+            zone: zone_or_utc(budget_id, &columns.time_zone),
             limit_nanousd: columns.limit_nanousd,
             mode: Mode::from_name(&columns.mode).ok_or_else(|| unknown("mode", &columns.mode))?,
             strict: columns.strict,
             models: Patterns::new(columns.models),
         })
     }
+}
+
+/// The zone of a budget's row, and UTC when nobody knows it.
+#[must_use]
+pub fn zone_or_utc(budget_id: i64, name: &str) -> TimeZone {
+    time_zone(name).unwrap_or_else(|error| {
+        tracing::error!(budget_id, %error, "a budget's time zone is unknown; its periods are those of UTC");
+        TimeZone::UTC
+    })
 }
 
 /// A counter a budget needs for one payer: the budget, and for a `*` row the one counted.

@@ -11,7 +11,7 @@ use super::place::{Place, UsdText, actor, name, patterns, words};
 use super::{ApiError, AppState, validate};
 use crate::admin::policies::TopUp;
 use crate::admin::{self, BudgetChange, BudgetRow, Changed, NewBudget, Standing};
-use crate::budget::{EACH, Mode, Scope};
+use crate::budget::{EACH, Mode, Scope, zone_or_utc};
 use crate::ledger::decide::{CounterKey, CounterRef};
 use crate::ledger::store::insert_counters;
 use crate::pattern::Patterns;
@@ -267,7 +267,7 @@ async fn count_from_now(state: &AppState, row: &BudgetRow) -> Result<(), ApiErro
 }
 
 async fn running_period(state: &AppState, row: &BudgetRow) -> Result<Period, ApiError> {
-    let zone = time_zone(&row.set.time_zone).map_err(|error| ApiError::unavailable(error.to_string()))?;
+    let zone = zone_or_utc(row.budget_id, &row.set.time_zone);
     let now_unix_s = admin::now_unix_s(&state.pool).await?;
     period(row.set.window, &zone, now_unix_s).map_err(|error| ApiError::unavailable(error.to_string()))
 }
@@ -332,7 +332,7 @@ async fn views(state: &AppState, org: &str, only: Option<i64>) -> Result<Vec<Bud
         .into_iter()
         .filter(|row| only.is_none_or(|id| id == row.budget_id))
         .map(|row| {
-            let zone = time_zone(&row.set.time_zone)?;
+            let zone = zone_or_utc(row.budget_id, &row.set.time_zone);
             let period = period(row.set.window, &zone, now_unix_s)?;
             Ok((row, period))
         })

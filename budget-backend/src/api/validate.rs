@@ -6,6 +6,10 @@ use purser_protocol::{Call, MAX_NAME_BYTES, MAX_TAG_BYTES, MAX_TAGS, OLDEST_VERS
 
 use super::ApiError;
 
+/// Longest text of a call's tags. They are part of the rollup's key, and an index takes 2,704 bytes: this
+/// and five names of [`MAX_NAME_BYTES`].
+const MAX_TAGS_JSON_BYTES: usize = 1_200;
+
 /// Checks the version of a message.
 pub fn version(version: u16) -> Result<(), ApiError> {
     if (OLDEST_VERSION..=VERSION).contains(&version) {
@@ -76,6 +80,11 @@ pub fn tags(tags: &BTreeMap<String, String>) -> Result<(), String> {
             }
         }
     }
+    // Names and values of the greatest length fit; quotes and backslashes take two bytes each.
+    let length = serde_json::to_string(tags).map_or(usize::MAX, |json| json.len());
+    if length > MAX_TAGS_JSON_BYTES {
+        return Err(format!("tags: expected at most {MAX_TAGS_JSON_BYTES} bytes as JSON, got {length}"));
+    }
     Ok(())
 }
 
@@ -116,6 +125,11 @@ mod tests {
             (one(&longest, &longest), None),
             (many(8), None),
             (many(9), Some("expected at most 8, got 9")),
+            ((0..8).map(|n| (format!("{n:064}"), "x".repeat(64))).collect(), None),
+            (
+                (0..8).map(|n| (format!("{n:064}"), "\"".repeat(64))).collect(),
+                Some("1200 bytes as JSON, got"),
+            ),
             (one("", "x"), Some("expected a name")),
             (one(&too_long, "x"), Some("64 bytes in a name, got 65")),
             (one("project", &too_long), Some("64 bytes in a value, got 65")),

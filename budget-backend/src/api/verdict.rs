@@ -103,7 +103,10 @@ fn allow(grant: Grant) -> Allow {
 }
 
 fn barred_by(barred: &Barred) -> Verdict {
-    let because = |reason: &str| if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    let because = |reason: &str| match reason.trim_end_matches('.') {
+        "" => String::new(),
+        reason => format!(": {reason}"),
+    };
     match barred {
         Barred::Blocked { scope, reason } => {
             deny(DenyReason::Blocked, format!("Calls of {scope} are shut off{}.", because(reason)))

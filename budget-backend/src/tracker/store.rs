@@ -62,8 +62,8 @@ impl From<postgres::Error> for StepError {
         let text = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
         match state.get(..2) {
             _ if moved => Self::Busy(text),
-            // A value that doesn't fit, or a constraint: the data's fault.
-            Some("22" | "23") => Self::Data(text),
+            // A value that doesn't fit, a constraint, or a limit of the database: the data's fault.
+            Some("22" | "23" | "54") => Self::Data(text),
             // A conflict with another transaction, or a lock or statement that took too long.
             Some("40" | "55") => Self::Busy(text),
             _ if state == "57014" => Self::Busy(text),

@@ -300,7 +300,7 @@ async fn a_kill_switch_tells_its_reason_and_lets_go(pool: PgPool) {
     // Without a reason the message ends where it would stand.
     done(&service, Method::PUT, "/v1/rules", json!({"org": "acme", "team": "*", "blocked": true})).await;
     done(&service, Method::DELETE, "/v1/rules?org=acme&team=search", json!(null)).await;
-    assert_denied(&verdict(&service).await, "blocked", "Calls of team * in org acme are shut off.");
+    assert_denied(&verdict(&service).await, "blocked", "Calls of each team of org acme are shut off.");
     // A rule is set whole: what is left out is off.
     done(&service, Method::PUT, "/v1/rules", json!({"org": "acme", "team": "*"})).await;
     assert_allowed(&verdict(&service).await);

@@ -9,6 +9,7 @@ mod api_policies;
 mod bad_input;
 mod bad_policies;
 mod burst;
+mod extremes;
 mod frozen;
 mod holds;
 mod learned;
