@@ -305,7 +305,7 @@ async fn a_kill_switch_tells_its_reason_and_lets_go(pool: PgPool) {
     done(&service, Method::PUT, "/v1/rules", json!({"org": "acme", "team": "*"})).await;
     assert_allowed(&verdict(&service).await);
     done(&service, Method::DELETE, "/v1/rules?org=acme&team=*", json!(null)).await;
-    let gone = "team * in org acme has no rule";
+    let gone = "each team of org acme has no rule";
     refused(&service, Method::DELETE, "/v1/rules?org=acme&team=*", json!(null), 404, gone).await;
     assert_eq!(number(&pool, "select count(*) from call_rules").await, 0);
     service.stop().await;
