@@ -94,6 +94,13 @@ pub fn median(summaries: &[Summary]) -> Summary {
     sorted[sorted.len() / 2].clone()
 }
 
+/// The median of one figure.
+pub fn median_of(summaries: &[Summary], figure: fn(&Summary) -> Duration) -> Duration {
+    let mut sorted: Vec<Duration> = summaries.iter().map(figure).collect();
+    sorted.sort_unstable();
+    sorted[sorted.len() / 2]
+}
+
 /// `callers` callers, each asking again as soon as it is answered.
 pub async fn saturate(way: &Way, field: &Arc<Field>, callers: usize, span: Duration) -> Cell {
     let started = Instant::now();
