@@ -19,6 +19,18 @@ alter table budget_counters add column opening_nanousd bigint not null default 0
 -- Added to the budget's limit in this period only. Here, so that it is read under the counter's lock.
 alter table budget_counters add column topped_up_nanousd bigint not null default 0 check (topped_up_nanousd >= 0);
 
+-- The first instant after a budget's period, by its calendar window; infinity for 'total'. A zone that
+-- nobody knows (written by hand) counts as UTC.
+create function period_end(period_start timestamptz, window_kind text, zone text) returns timestamptz
+    language plpgsql stable as $$
+begin
+    return case window_kind
+        when 'total' then timestamptz 'infinity'
+        else (period_start at time zone zone + ('1 ' || window_kind)::interval) at time zone zone end;
+exception when invalid_parameter_value then
+    return period_end(period_start, window_kind, 'UTC');
+end $$;
+
 -- Counters made so far began at what their period had spent, which was not kept apart.
 update budget_counters k set opening_nanousd = k.spent_nanousd - coalesce((
     select sum(r.cost_nanousd) from llm_requests r cross join jsonb_array_elements(r.counters) c
@@ -138,6 +150,9 @@ alter table holds add column tags jsonb not null default '{}';
 alter table holds add column override_id bigint;
 alter table llm_requests add column tags jsonb not null default '{}';
 alter table llm_requests add column override_id bigint;
+-- What a team called in a month, call by call: the other index finds a payer's calls by time first and
+-- would read the whole org's month.
+create index llm_requests_by_team on llm_requests (org, team, occurred_at);
 
 -- What each payer spent by UTC hour, provider, model, API and tags. Kept by the tracker in the
 -- transaction that inserts the detail; recomputed from the detail with the same result.

@@ -176,11 +176,14 @@ pub struct Match<'a> {
     pub budget: &'a Budget,
     /// The team or user counted by a `*` row; `""` for a row of its own.
     pub subject: String,
+    /// Whether an own row stands in for it: it counts and has no say, so that it knows what was spent
+    /// when the own row is gone.
+    pub replaced: bool,
 }
 
 /// The budgets among `budgets` that a call of `payer` to `model` must pass, in the order they are
-/// checked: org, team, user, and within a tier by number. An own row replaces the `*` row of the same
-/// window and model patterns, unless the own row is a shadow: that one only notes.
+/// checked: org, team, user, and within a tier by number. An own row stands in for the `*` row of the
+/// same window and model patterns, unless the own row is a shadow: that one only notes.
 #[must_use]
 pub fn matching<'a>(
     budgets: impl IntoIterator<Item = &'a Budget>,
@@ -199,7 +202,7 @@ pub fn matching<'a>(
                 && in_place(&budget.scope.user, user)
                 && budget.models.cover(model)
         })
-        .map(|budget| Match { budget, subject: subject(&budget.scope, team, user) })
+        .map(|budget| Match { budget, subject: subject(&budget.scope, team, user), replaced: false })
         .collect();
     let kind = |budget: &'a Budget| (budget.scope.tier(), budget.window, &budget.models);
     let own: BTreeSet<(Tier, Window, &Patterns)> = matches
@@ -207,7 +210,11 @@ pub fn matching<'a>(
         .filter(|found| found.subject.is_empty() && found.budget.mode == Mode::Enforce)
         .map(|found| kind(found.budget))
         .collect();
-    matches.retain(|found| found.subject.is_empty() || !own.contains(&kind(found.budget)));
+    let replaced: Vec<bool> =
+        matches.iter().map(|found| !found.subject.is_empty() && own.contains(&kind(found.budget))).collect();
+    for (found, replaced) in matches.iter_mut().zip(replaced) {
+        found.replaced = replaced;
+    }
     matches.sort_by_key(|found| (found.budget.scope.tier(), found.budget.budget_id));
     matches
 }
@@ -244,10 +251,8 @@ mod tests {
     }
 
     fn matched(budgets: &[Budget], payer: &Payer) -> Vec<(i64, String)> {
-        matching(budgets, payer, "gpt-4o")
-            .into_iter()
-            .map(|found| (found.budget.budget_id, found.subject))
-            .collect()
+        let matches = matching(budgets, payer, "gpt-4o").into_iter().filter(|found| !found.replaced);
+        matches.map(|found| (found.budget.budget_id, found.subject)).collect()
     }
 
     #[test]
@@ -309,6 +314,15 @@ mod tests {
         assert_eq!(ids(&[both(each()), both(own())]), [2]);
         // A row for other models is not touched at all, and replaces nothing.
         assert_eq!(ids(&[each(), Budget { models: patterns(&["claude-*"]), ..own() }]), [1]);
+    }
+
+    #[test]
+    fn what_is_replaced_counts_on() {
+        let budgets = [budget(1, "search", EACH, Window::Day), budget(2, "search", "ann", Window::Day)];
+        let ann = payer(Some("search"), Some("ann"));
+        let matches = matching(&budgets, &ann, "gpt-4o");
+        let found: Vec<_> = matches.iter().map(|found| (found.budget.budget_id, found.replaced)).collect();
+        assert_eq!(found, [(1, true), (2, false)]);
     }
 
     #[test]

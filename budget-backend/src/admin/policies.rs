@@ -220,7 +220,7 @@ fn scope(row: &PgRow) -> sqlx::Result<Scope> {
 
 const OVERRIDE_COLUMNS: &str = "override_id, org, team, user_name, created_by, reason,
     extract(epoch from created_at)::bigint as created_at_unix_s,
-    extract(epoch from expires_at)::bigint as expires_at_unix_s,
+    extract(epoch from least(expires_at, '9999-12-31'))::bigint as expires_at_unix_s,
     extract(epoch from ended_at)::bigint as ended_at_unix_s, ended_at is null and expires_at > now() as active";
 
 fn override_row(row: &PgRow) -> sqlx::Result<OverrideRow> {

@@ -50,7 +50,7 @@ pub const LOCK_COUNTERS: &str = "
 
 /// Makes counters that don't exist yet, in key order: `$1` to `$4` as in [`KeyColumns`]. Each starts
 /// from what its period has spent already: whole UTC days from the daily summary, the whole hours
-/// before the first of them from the hourly one, and the rest of an hour (in zones that are not whole
+/// before and after them from the hourly one, and the rests of hours (in zones that are not whole
 /// hours off UTC) from the detail. Calls under way are not in it; they count where their hold was made.
 pub const INSERT_COUNTERS: &str = r"
     insert into budget_counters (org, budget_id, subject, period_start, spent_nanousd, opening_nanousd)
@@ -58,9 +58,11 @@ pub const INSERT_COUNTERS: &str = r"
       from (select org, budget_id, subject, to_timestamp(period_unix_s) as period_start
               from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) as k (org, budget_id, subject, period_unix_s)) k
       join budgets b on b.org = k.org and b.budget_id = k.budget_id
+      cross join lateral (select period_end(k.period_start, b.window_kind, b.time_zone) as at) e
       cross join lateral (
            select date_trunc('hour', k.period_start + interval '1 hour' - interval '1 microsecond', 'UTC') as first_hour,
                   date_trunc('day', k.period_start + interval '1 day' - interval '1 microsecond', 'UTC') as first_day,
+                  date_trunc('day', e.at, 'UTC') as last_day, date_trunc('hour', e.at, 'UTC') as last_hour,
                   case b.team when '*' then k.subject else b.team end as team,
                   case b.user_name when '*' then k.subject else b.user_name end as user_name,
                   (select coalesce(array_agg(replace(replace(replace(replace(replace(
@@ -68,17 +70,23 @@ pub const INSERT_COUNTERS: &str = r"
                      from unnest(b.models) m) as models
       ) p
       cross join lateral (
-           select (coalesce((select sum(d.cost_nanousd) from cost_daily_summary d
+           select least(9223372036854775807,
+                   coalesce((select sum(d.cost_nanousd) from cost_daily_summary d
                       where d.org = k.org and d.day >= (p.first_day at time zone 'UTC')::date
+                        and d.day < (p.last_day at time zone 'UTC')::date
                         and (p.team = '' or d.team = p.team) and (p.user_name = '' or d.user_name = p.user_name)
                         and (p.models = '{}' or d.model like any (p.models))), 0)
-                 + coalesce((select sum(u.cost_nanousd) from usage_hourly u
-                      where u.org = k.org and u.hour >= p.first_hour and u.hour < p.first_day
-                        and (p.team = '' or u.team = p.team) and (p.user_name = '' or u.user_name = p.user_name)
+                 + coalesce((select sum(u.cost_nanousd)
+                       from (values (p.first_hour, least(p.first_day, p.last_hour)),
+                                    (greatest(p.first_day, p.last_day), p.last_hour)) as h (start, until)
+                       join usage_hourly u on u.org = k.org and u.hour >= h.start and u.hour < h.until
+                      where (p.team = '' or u.team = p.team) and (p.user_name = '' or u.user_name = p.user_name)
                         and (p.models = '{}' or u.model like any (p.models))), 0)
-                 + coalesce((select sum(r.cost_nanousd) from llm_requests r
-                      where r.org = k.org and r.occurred_at >= k.period_start and r.occurred_at < p.first_hour
-                        and (p.team = '' or r.team = p.team) and (p.user_name = '' or r.user_name = p.user_name)
+                 + coalesce((select sum(r.cost_nanousd)
+                       from (values (k.period_start, least(p.first_hour, e.at)),
+                                    (greatest(p.first_hour, p.last_hour), e.at)) as m (start, until)
+                       join llm_requests r on r.org = k.org and r.occurred_at >= m.start and r.occurred_at < m.until
+                      where (p.team = '' or r.team = p.team) and (p.user_name = '' or r.user_name = p.user_name)
                         and (p.models = '{}' or r.model like any (p.models))), 0))::bigint as nanousd
       ) opening
      order by k.org, k.budget_id, k.subject, k.period_start

@@ -69,6 +69,8 @@ pub struct KnownHold {
     pub open: bool,
     /// What it reserved, nano-USD.
     pub held_nanousd: i64,
+    /// Whether it was made for the same payer, provider and model.
+    pub same_call: bool,
 }
 
 /// Holds that exist already, by org and id.
@@ -81,7 +83,7 @@ pub enum Decision {
     Granted(Grant),
     /// The id was granted before; nothing more is held.
     Repeated(Grant),
-    /// The id was closed before this hold arrived; it is not opened.
+    /// The id was closed before this hold arrived, or is another call's; it is not opened.
     Closed,
     /// A budget has too little left; nothing is held.
     Refused(Box<Refusal>),
@@ -149,6 +151,9 @@ pub fn decide<'a>(
     let id = (ask.payer.org.as_str(), ask.hold_id);
     let strict = terms.strict_budget();
     match known.get(&id) {
+        // What is asked for by the name of another call was never granted.
+        Some(known) if !known.same_call => return Decision::Closed,
+        Some(known) if known.open && strict.is_some() && !covers(known, ask) => return Decision::Closed,
         Some(known) if known.open => {
             let cap = ask.bound.as_ref().ok().and_then(|bound| bound.output_cap_tokens);
             return Decision::Repeated(Grant {
@@ -184,7 +189,7 @@ pub fn decide<'a>(
             counter.held_nanousd = counter.held_nanousd.saturating_add(amount_nanousd);
         }
     }
-    known.insert(id, KnownHold { open: true, held_nanousd: amount_nanousd });
+    known.insert(id, KnownHold { open: true, held_nanousd: amount_nanousd, same_call: true });
     let lifted = passed_over.iter().any(|over| over.mode == Mode::Enforce);
     Decision::Granted(Grant {
         held_nanousd: amount_nanousd,
@@ -197,13 +202,18 @@ pub fn decide<'a>(
     })
 }
 
+/// Whether a hold made before covers the most that this call may cost.
+fn covers(known: &KnownHold, ask: &HoldAsk) -> bool {
+    ask.bound.as_ref().is_ok_and(|bound| bound.amount_nanousd <= known.held_nanousd)
+}
+
 /// Whether every budget lets the amount through, and which only because they don't refuse.
 fn pass(terms: &Terms, amount_nanousd: i64, counters: &Counters) -> Result<Vec<PassedOver>, Box<Refusal>> {
     let mut passed_over = Vec::new();
     for touch in &terms.touches {
         let counter = counters.get(&touch.key).copied().unwrap_or_default();
         let short = left(touch, counter) < i128::from(amount_nanousd);
-        let refuses = short && touch.mode == Mode::Enforce && terms.override_id.is_none();
+        let refuses = short && touch.enforces() && terms.override_id.is_none();
         // A counter that can't take the amount would fail the whole batch.
         if refuses || counter.held_nanousd.checked_add(amount_nanousd).is_none() {
             return Err(Box::new(Refusal {
@@ -213,7 +223,7 @@ fn pass(terms: &Terms, amount_nanousd: i64, counters: &Counters) -> Result<Vec<P
                 strict: terms.strict_budget().is_some(),
             }));
         }
-        if short {
+        if short && !touch.replaced {
             passed_over.push(PassedOver { budget_id: touch.key.counter.budget_id, mode: touch.mode });
         }
     }
@@ -235,7 +245,7 @@ fn saturated(amount: i128) -> i64 {
 /// For each tier with an enforcing budget, the one with the least left.
 fn remaining(touches: &[Touch], counters: &Counters) -> Vec<TierRemaining> {
     let mut least: BTreeMap<Tier, TierRemaining> = BTreeMap::new();
-    for touch in touches.iter().filter(|touch| touch.mode == Mode::Enforce) {
+    for touch in touches.iter().filter(|touch| touch.enforces()) {
         let counter = counters.get(&touch.key).copied().unwrap_or_default();
         let entry = TierRemaining {
             tier: touch.tier,

@@ -15,6 +15,7 @@ fn touch(tier: Tier, budget_id: i64, limit_nanousd: i64) -> Touch {
         limit_nanousd,
         mode: Mode::Enforce,
         strict: false,
+        replaced: false,
         period: Period { start_unix_s: 0, end_unix_s: Some(86_400) },
     }
 }
@@ -114,10 +115,38 @@ fn a_repeat_is_answered_and_not_repeated_and_a_closed_id_stays_closed() {
     let barred = Terms { barred: Some(Barred::NoBudget(Tier::Team)), ..terms(&touches) };
     assert!(matches!(decide(&first, &barred, &mut counters, &mut known), Decision::Repeated(_)));
     assert!(matches!(decide(&next, &barred, &mut counters, &mut known), Decision::Barred(_)));
-    known.insert(("acme", Uuid::from_u128(1)), KnownHold { open: false, held_nanousd: 60 });
+    known.insert(("acme", Uuid::from_u128(1)), KnownHold { open: false, held_nanousd: 60, same_call: true });
     assert_eq!(decide(&first, &terms(&touches), &mut counters, &mut known), Decision::Closed);
     let decision = decide(&other, &Terms::default(), &mut counters, &mut known);
     assert!(matches!(decision, Decision::Granted(_)));
+}
+
+#[test]
+fn a_repeat_that_is_another_call_is_not_answered_with_the_grant() {
+    let strict = [Touch { strict: true, ..touch(Tier::Org, 1, 1_000) }];
+    let mut counters = counters(&strict, 0, 0);
+    // The bound of an ask is ten times its amount.
+    for (known, amount_nanousd, repeats) in [
+        (KnownHold { open: true, held_nanousd: 60, same_call: true }, 6, true),
+        (KnownHold { open: true, held_nanousd: 60, same_call: true }, 7, false),
+        (KnownHold { open: true, held_nanousd: 60, same_call: false }, 6, false),
+    ] {
+        let again = ask(1, amount_nanousd);
+        let mut holds = KnownHolds::from([(("acme", again.hold_id), known)]);
+        let decision = decide(&again, &terms(&strict), &mut counters, &mut holds);
+        assert_eq!(matches!(decision, Decision::Repeated(_)), repeats, "{decision:?}");
+    }
+}
+
+#[test]
+fn a_replaced_row_counts_and_has_no_say() {
+    let replaced = Touch { replaced: true, strict: true, ..touch(Tier::User, 1, 1) };
+    let touches = [replaced, touch(Tier::User, 2, 100)];
+    let mut counters = counters(&touches, 0, 0);
+    let grant = grant(one(&terms(&touches), &mut counters, 5));
+    assert!(grant.passed_over.is_empty() && !grant.strict);
+    assert_eq!(grant.remaining[0].limit_nanousd, 100);
+    assert!(counters.values().all(|counter| counter.held_nanousd == 5));
 }
 
 #[test]

@@ -2,26 +2,29 @@
 //! decides it in one transaction. No timer and no added wait: a lone hold is a batch of one.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use purser_protocol::Payer;
 use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::decide::{Counters, Decision, Grant, KnownHolds, decide};
+use super::decide::{CounterKey, Counters, Decision, Grant, KnownHold, KnownHolds, decide};
 use super::policies::Policies;
 use super::store::{Locked, NewHold, Session, Written};
 use super::terms::{Terms, terms};
 use super::{HoldAsk, HoldFailure};
 use crate::budget::Scope;
-use crate::ledger::decide::CounterKey;
 
 /// Most holds decided in one transaction.
 const MAX_BATCH: usize = 1_024;
 
 /// How often a batch is decided again after something changed under it, before it is given up.
 const MAX_ATTEMPTS: usize = 8;
+
+/// Longest wait for the database within one attempt. Its own limits are shorter; this one is for a
+/// session that says nothing at all.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(2);
 
 /// What comes back for one hold.
 pub type Answer = Result<Decision, HoldFailure>;
@@ -79,6 +82,8 @@ enum BatchError {
     Window(#[from] crate::window::WindowError),
     #[error("budgets or holds changed under the batch {MAX_ATTEMPTS} times")]
     Contended,
+    #[error("the database said nothing for {} ms", ATTEMPT_LIMIT.as_millis())]
+    Silent,
 }
 
 impl BatchError {
@@ -90,8 +95,23 @@ impl BatchError {
             Self::Database(sqlx::Error::Database(error)) => error
                 .code()
                 .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code == "25P03"),
-            Self::Database(sqlx::Error::Io(_) | sqlx::Error::Protocol(_)) => true,
+            Self::Database(sqlx::Error::Io(_) | sqlx::Error::Protocol(_)) | Self::Silent => true,
             _ => false,
+        }
+    }
+
+    /// Whether what went wrong may lie with one org of the batch.
+    fn may_be_one_org_s(&self) -> bool {
+        match self {
+            // A lock or a statement that took too long would only take as long again.
+            Self::Database(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+            }
+            Self::Database(error) => {
+                matches!(error, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. })
+            }
+            Self::Window(_) | Self::Contended => true,
+            Self::Silent => false,
         }
     }
 }
@@ -154,29 +174,59 @@ impl<'a> Batch<'a> {
 }
 
 impl Lane {
+    /// Answers a batch. What keeps one org from being decided (a row that can't be read, budgets that
+    /// change all the time) must not fail the others: then each org is decided by itself.
     async fn answer(&mut self, asks: &[&HoldAsk], last_deadline: Instant) -> Vec<Answer> {
-        let mut result = self.decide_batch(asks).await;
-        let somebody_waits = Instant::now() < last_deadline;
-        if somebody_waits && result.as_ref().is_err_and(BatchError::lost_connection) {
-            result = self.decide_batch(asks).await;
-        }
-        match result {
-            Ok(decisions) => decisions.into_iter().map(Ok).collect(),
+        match self.decide_batch(asks, last_deadline).await {
+            Ok(decisions) => return decisions.into_iter().map(Ok).collect(),
             Err(error) => {
                 tracing::error!(%error, holds = asks.len(), "a batch of holds failed");
-                asks.iter().map(|_| Err(HoldFailure::Database)).collect()
+                if !error.may_be_one_org_s() || is_one_org(asks) {
+                    return asks.iter().map(|_| Err(HoldFailure::Database)).collect();
+                }
             }
         }
+        let mut answers: Vec<Option<Answer>> = asks.iter().map(|_| None).collect();
+        let orgs: BTreeSet<&str> = asks.iter().map(|ask| ask.payer.org.as_str()).collect();
+        for org in orgs {
+            let (places, own): (Vec<usize>, Vec<&HoldAsk>) =
+                asks.iter().enumerate().filter(|(_, ask)| ask.payer.org == org).unzip();
+            let decided = self.decide_batch(&own, last_deadline).await;
+            if let Err(error) = &decided {
+                tracing::error!(%error, org, holds = own.len(), "the holds of an org failed");
+            }
+            let mut decisions = decided.ok().into_iter().flatten();
+            for place in places {
+                if let Some(answer) = answers.get_mut(place) {
+                    *answer = Some(decisions.next().ok_or(HoldFailure::Database));
+                }
+            }
+        }
+        answers.into_iter().map(|answer| answer.unwrap_or(Err(HoldFailure::Database))).collect()
     }
 
-    async fn decide_batch(&mut self, asks: &[&HoldAsk]) -> Result<Vec<Decision>, BatchError> {
+    /// Decides a batch, on another connection if the first is lost while somebody still waits.
+    async fn decide_batch(
+        &mut self,
+        asks: &[&HoldAsk],
+        last_deadline: Instant,
+    ) -> Result<Vec<Decision>, BatchError> {
+        let result = self.decide_on_session(asks).await;
+        if Instant::now() < last_deadline && result.as_ref().is_err_and(BatchError::lost_connection) {
+            return self.decide_on_session(asks).await;
+        }
+        result
+    }
+
+    async fn decide_on_session(&mut self, asks: &[&HoldAsk]) -> Result<Vec<Decision>, BatchError> {
         let mut session = match self.session.take() {
             Some(session) => session,
             None => Session::open(&self.pool).await?,
         };
         let mut batch = Batch::new(asks);
         for _ in 0..MAX_ATTEMPTS {
-            match self.attempt(&mut session, &mut batch).await {
+            let attempt = tokio::time::timeout(ATTEMPT_LIMIT, self.attempt(&mut session, &mut batch)).await;
+            match attempt.unwrap_or(Err(BatchError::Silent)) {
                 Ok(Some(decisions)) => {
                     self.session = Some(session);
                     return Ok(decisions);
@@ -268,14 +318,26 @@ impl Lane {
     }
 }
 
+fn is_one_org(asks: &[&HoldAsk]) -> bool {
+    asks.windows(2).all(|pair| matches!(pair, [a, b] if a.payer.org == b.payer.org))
+}
+
 /// Which ids of a batch have a row already.
 async fn known_holds<'a>(session: &mut Session, batch: &Batch<'a>) -> sqlx::Result<KnownHolds<'a>> {
     let ids = batch.ids();
     let found = session.known_holds(&ids).await?;
-    let known = |(org, hold_id): (&'a str, Uuid)| {
-        found.get(&(org.to_owned(), hold_id)).map(|known| ((org, hold_id), *known))
-    };
-    Ok(ids.into_iter().filter_map(known).collect())
+    let mut known = KnownHolds::new();
+    for ask in batch.asks {
+        let org = ask.payer.org.as_str();
+        let Some(hold) = found.get(&(org.to_owned(), ask.hold_id)) else { continue };
+        let team = ask.payer.team.as_deref().unwrap_or_default();
+        let user = ask.payer.user.as_deref().unwrap_or_default();
+        let same_call = hold.call == [team, user, &ask.provider, &ask.model];
+        let entry = KnownHold { open: hold.open, held_nanousd: hold.held_nanousd, same_call };
+        // Two asks by one id are one call only if both are the one it was made for.
+        known.entry((org, ask.hold_id)).or_insert(entry).same_call &= same_call;
+    }
+    Ok(known)
 }
 
 fn new_hold<'a>(ask: &'a HoldAsk, terms: &'a Terms, grant: &Grant) -> NewHold<'a> {

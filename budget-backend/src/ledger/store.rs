@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgExecutor, PgPool, Postgres
 use uuid::Uuid;
 
 use super::counters::{INSERT_COUNTERS, KeyColumns};
-use super::decide::{Counter, CounterKey, CounterRef, Counters, KnownHold};
+use super::decide::{Counter, CounterKey, CounterRef, Counters};
 use super::policies::{Policies, ScopePolicy};
 use crate::budget::{Budget, BudgetColumns, Scope};
 use crate::pattern::Patterns;
@@ -58,6 +58,16 @@ pub struct Locked {
     pub versions: Vec<(String, i64)>,
     /// The counters; fewer than were asked for when some don't exist yet.
     pub counters: Counters,
+}
+
+/// A hold that exists already.
+pub struct FoundHold {
+    /// Whether it is still open.
+    pub open: bool,
+    /// What it reserved, nano-USD.
+    pub held_nanousd: i64,
+    /// Team, user, provider and model that it was made for.
+    pub call: [String; 4],
 }
 
 /// What became of a write.
@@ -159,7 +169,7 @@ impl Session {
     pub async fn known_holds(
         &mut self,
         ids: &BTreeSet<(&str, Uuid)>,
-    ) -> sqlx::Result<HashMap<(String, Uuid), KnownHold>> {
+    ) -> sqlx::Result<HashMap<(String, Uuid), FoundHold>> {
         known_holds(&mut self.0, ids).await
     }
 }
@@ -179,8 +189,8 @@ const READ_POLICIES: &str = "
               from call_rules r
              where r.org = s.org and r.team = s.team and r.user_name = s.user_name) as rule,
            coalesce((select json_agg(json_build_object('override_id', o.override_id,
-                            'from_unix_us', (extract(epoch from o.created_at) * 1000000)::bigint,
-                            'expires_unix_us', (extract(epoch from o.expires_at) * 1000000)::bigint)
+                            'from_unix_us', (extract(epoch from greatest(o.created_at, '1970-01-01')) * 1000000)::bigint,
+                            'expires_unix_us', (extract(epoch from least(o.expires_at, '9999-12-31')) * 1000000)::bigint)
                             order by o.override_id)
                        from overrides o
                       where o.org = s.org and o.team = s.team and o.user_name = s.user_name
@@ -360,10 +370,10 @@ pub async fn insert_counters(conn: impl PgExecutor<'_>, keys: &BTreeSet<CounterK
 async fn known_holds(
     conn: &mut PgConnection,
     ids: &BTreeSet<(&str, Uuid)>,
-) -> sqlx::Result<HashMap<(String, Uuid), KnownHold>> {
+) -> sqlx::Result<HashMap<(String, Uuid), FoundHold>> {
     let (orgs, hold_ids): (Vec<&str>, Vec<Uuid>) = ids.iter().copied().unzip();
     let rows = sqlx::query(
-        "select h.org, h.hold_id, h.state = 'open' as open, h.held_nanousd
+        "select h.org, h.hold_id, h.state = 'open' as open, h.held_nanousd, h.team, h.user_name, h.provider, h.model
            from unnest($1::text[], $2::uuid[]) as k (org, hold_id)
            join holds h using (org, hold_id)",
     )
@@ -373,8 +383,17 @@ async fn known_holds(
     .await?;
     rows.iter()
         .map(|row| {
-            let known = KnownHold { open: row.try_get("open")?, held_nanousd: row.try_get("held_nanousd")? };
-            Ok(((row.try_get("org")?, row.try_get("hold_id")?), known))
+            let found = FoundHold {
+                open: row.try_get("open")?,
+                held_nanousd: row.try_get("held_nanousd")?,
+                call: [
+                    row.try_get("team")?,
+                    row.try_get("user_name")?,
+                    row.try_get("provider")?,
+                    row.try_get("model")?,
+                ],
+            };
+            Ok(((row.try_get("org")?, row.try_get("hold_id")?), found))
         })
         .collect()
 }

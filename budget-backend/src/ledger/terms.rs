@@ -25,8 +25,18 @@ pub struct Touch {
     pub mode: Mode,
     /// Whether holds must be the upper bound of what a call may cost.
     pub strict: bool,
+    /// Whether an own row stands in for it: it counts and has no say.
+    pub replaced: bool,
     /// The period.
     pub period: Period,
+}
+
+impl Touch {
+    /// Whether it refuses what it can't pay.
+    #[must_use]
+    pub fn enforces(&self) -> bool {
+        self.mode == Mode::Enforce && !self.replaced
+    }
 }
 
 /// What decides about one call.
@@ -46,7 +56,7 @@ impl Terms {
     /// The first enforcing strict budget touched.
     #[must_use]
     pub fn strict_budget(&self) -> Option<i64> {
-        let strict = self.touches.iter().find(|touch| touch.strict && touch.mode == Mode::Enforce);
+        let strict = self.touches.iter().find(|touch| touch.strict && touch.enforces());
         strict.map(|touch| touch.key.counter.budget_id)
     }
 
@@ -86,6 +96,7 @@ pub fn touched<'a>(
                 limit_nanousd: budget.limit_nanousd,
                 mode: budget.mode,
                 strict: budget.strict,
+                replaced: found.replaced,
                 period,
             })
         })
@@ -107,7 +118,7 @@ pub fn terms(
     let budgets = set.iter().flat_map(|policy| &policy.budgets);
     let touches = touched(budgets, payer, model, now_unix_us.div_euclid(1_000_000))?;
     let budgeted: BTreeSet<Tier> =
-        touches.iter().filter(|touch| touch.mode == Mode::Enforce).map(|touch| touch.tier).collect();
+        touches.iter().filter(|touch| touch.enforces()).map(|touch| touch.tier).collect();
     let rules = set.iter().filter_map(|policy| policy.rule.as_ref());
     let required = rules.clone().flat_map(|rule| &rule.required_tiers).find(|tier| !budgeted.contains(tier));
     let named = [Some(Tier::Org), payer.team.as_ref().map(|_| Tier::Team), user_tier(payer)];

@@ -1,6 +1,7 @@
 //! What a batch reads, and the locks it takes on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
 
 use postgres::Row;
 use postgres::types::Json;
@@ -193,25 +194,47 @@ fn read_budgets(open: &mut Open<'_>, scopes: &BTreeSet<Scope>) -> Result<Vec<Bud
                          and b.archived_at is null",
         &[&orgs, &teams, &users],
     )?;
-    rows.iter()
-        .map(|row| {
-            let scope = Scope {
-                org: row.try_get("org")?,
-                team: row.try_get("team")?,
-                user: row.try_get("user_name")?,
-            };
-            let columns = BudgetColumns {
-                budget_id: row.try_get("budget_id")?,
-                window_kind: row.try_get("window_kind")?,
-                time_zone: row.try_get("time_zone")?,
-                limit_nanousd: row.try_get("limit_nanousd")?,
-                mode: row.try_get("mode")?,
-                strict: row.try_get("strict")?,
-                models: row.try_get("models")?,
-            };
-            Budget::from_columns(scope, columns).map_err(StepError::Data)
-        })
-        .collect()
+    let mut budgets = Vec::with_capacity(rows.len());
+    for row in &rows {
+        match budget(row) {
+            Ok(budget) => budgets.push(budget),
+            // Trying again won't help, and it must not keep everybody's settlements from being written.
+            Err(error) => {
+                let (org, budget_id): (&str, i64) = (row.try_get("org")?, row.try_get("budget_id")?);
+                tracing::error!(
+                    org,
+                    budget_id,
+                    error,
+                    "a budget can't be read; settlements don't count in it"
+                );
+            }
+        }
+    }
+    Ok(budgets)
+}
+
+/// A budget from its row; else why it can't be read.
+fn budget(row: &Row) -> Result<Budget, String> {
+    let (scope, columns) = budget_columns(row).map_err(|error| match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    })?;
+    Budget::from_columns(scope, columns)
+}
+
+fn budget_columns(row: &Row) -> Result<(Scope, BudgetColumns), postgres::Error> {
+    let scope =
+        Scope { org: row.try_get("org")?, team: row.try_get("team")?, user: row.try_get("user_name")? };
+    let columns = BudgetColumns {
+        budget_id: row.try_get("budget_id")?,
+        window_kind: row.try_get("window_kind")?,
+        time_zone: row.try_get("time_zone")?,
+        limit_nanousd: row.try_get("limit_nanousd")?,
+        mode: row.try_get("mode")?,
+        strict: row.try_get("strict")?,
+        models: row.try_get("models")?,
+    };
+    Ok((scope, columns))
 }
 
 /// The counters that the batch may change.

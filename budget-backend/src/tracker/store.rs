@@ -22,8 +22,9 @@
 //! hold (their budgets) and for rows to make; statements are prepared once per connection.
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
-use postgres::types::Json;
+use postgres::types::{Json, Timestamp};
 use purser_protocol::Outcome;
 use uuid::Uuid;
 
@@ -238,16 +239,39 @@ fn write_rows(open: &mut Open<'_>, effects: &Effects, now_unix_us: i64) -> Resul
     Ok(())
 }
 
-/// Open holds whose time is up, oldest first.
+/// An open hold whose time is up, and its place in their order.
+#[derive(Debug, Clone)]
+pub struct Due {
+    expires_at: Timestamp<SystemTime>,
+    /// Which one.
+    pub key: HoldKey,
+}
+
+impl Due {
+    /// The place before every hold.
+    #[must_use]
+    pub fn before_all() -> Self {
+        Self { expires_at: Timestamp::NegInfinity, key: (String::new(), Uuid::nil()) }
+    }
+}
+
+/// Open holds whose time is up, from after `after` on, oldest first.
 ///
 /// # Errors
 /// [`StepError`].
-pub fn due_holds(session: &mut Session, limit: i64) -> Result<Vec<HoldKey>, StepError> {
+pub fn due_holds(session: &mut Session, after: &Due, limit: i64) -> Result<Vec<Due>, StepError> {
     let rows = session.query(
-        "select org, hold_id from holds where state = 'open' and expires_at <= now() order by expires_at limit $1",
-        &[&limit],
+        "select expires_at, org, hold_id from holds
+          where state = 'open' and expires_at <= now() and (expires_at, org, hold_id) > ($1, $2, $3)
+          order by expires_at, org, hold_id limit $4",
+        &[&after.expires_at, &after.key.0, &after.key.1, &limit],
     )?;
-    rows.iter().map(|row| Ok((row.try_get("org")?, row.try_get("hold_id")?))).collect()
+    rows.iter()
+        .map(|row| {
+            let key = (row.try_get("org")?, row.try_get("hold_id")?);
+            Ok(Due { expires_at: row.try_get("expires_at")?, key })
+        })
+        .collect()
 }
 
 /// Drops tombstones older than `age_s`; gives their number. The ledger's entries still catch a

@@ -8,7 +8,7 @@ use purser_protocol::Outcome;
 
 use super::model::{HoldKey, Item, Quarantined};
 use super::session::Session;
-use super::store::{self, StepError};
+use super::store::{self, Due, StepError};
 use super::verdict_store::add_verdicts;
 use super::{TrackerFailure, TrackerSettings, VerdictCounts, Work};
 
@@ -39,6 +39,8 @@ pub struct Worker {
     connected_at: Instant,
     failed_at: Option<Instant>,
     swept_at: Instant,
+    /// Where the search for due holds goes on; at the oldest when it has come to the end.
+    due_after: Due,
     verdicts: VerdictCounts,
     flushed_at: Instant,
 }
@@ -55,6 +57,7 @@ impl Worker {
             connected_at: now,
             failed_at: None,
             swept_at: now,
+            due_after: Due::before_all(),
             verdicts: VerdictCounts::default(),
             flushed_at: now,
         }
@@ -184,11 +187,15 @@ impl Worker {
             if self.connected_at.elapsed() < self.settings.sweep_grace {
                 return Ok(());
             }
-            let due = self.with_session(|session| store::due_holds(session, EXPIRE_BATCH))?;
-            let items: Vec<(HoldKey, Item)> = due.into_iter().map(|key| (key, Item::Expire)).collect();
-            let charged = self.expire_batch(&items)?;
-            *expired = expired.saturating_add(charged);
-            let more = i64::try_from(items.len()) == Ok(EXPIRE_BATCH) && charged > 0;
+            let after = self.due_after.clone();
+            let due = self.with_session(|session| store::due_holds(session, &after, EXPIRE_BATCH))?;
+            let more = i64::try_from(due.len()) == Ok(EXPIRE_BATCH);
+            // Whatever becomes of these: they must not stand before the others for ever. Their turn
+            // comes again when all that are due have had one.
+            let last = due.last().filter(|_| more).cloned();
+            self.due_after = last.unwrap_or_else(Due::before_all);
+            let items: Vec<(HoldKey, Item)> = due.into_iter().map(|due| (due.key, Item::Expire)).collect();
+            *expired = expired.saturating_add(self.expire_batch(&items)?);
             if !more || !between(self) {
                 break;
             }
@@ -196,21 +203,37 @@ impl Worker {
         Ok(())
     }
 
-    /// Expires some holds; one that can't be charged doesn't keep the others from it.
+    /// Expires some holds; gives how many were charged.
     fn expire_batch(&mut self, items: &[(HoldKey, Item)]) -> Result<usize, StepError> {
         match self.attempt(items) {
-            Ok(outcomes) => Ok(outcomes.iter().filter(|outcome| **outcome == Outcome::Recorded).count()),
-            Err(StepError::Data(error)) => match items {
-                [(key, _)] => {
-                    tracing::error!(error, hold_id = %key.1, "an expired hold can't be charged");
-                    Ok(0)
-                }
-                _ => items.iter().try_fold(0_usize, |sum, item| {
-                    Ok(sum.saturating_add(self.expire_batch(std::slice::from_ref(item))?))
-                }),
-            },
+            Ok(outcomes) => Ok(recorded(&outcomes)),
+            Err(StepError::Data(_)) => self.expire_each(items),
             Err(error) => Err(error),
         }
+    }
+
+    /// Expires each for itself; one that can't be charged doesn't keep the others from it.
+    fn expire_each(&mut self, items: &[(HoldKey, Item)]) -> Result<usize, StepError> {
+        let (mut charged, mut failed) = (0_usize, 0_usize);
+        let mut first: Option<(&HoldKey, String)> = None;
+        let mut result = Ok(());
+        for item in items {
+            match self.attempt(std::slice::from_ref(item)) {
+                Ok(outcomes) => charged = charged.saturating_add(recorded(&outcomes)),
+                Err(StepError::Data(error)) => {
+                    failed = failed.saturating_add(1);
+                    first.get_or_insert((&item.0, error));
+                }
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        if let Some(((org, hold_id), error)) = first {
+            tracing::error!(failed, org, %hold_id, error, "expired holds can't be charged; this is the first");
+        }
+        result.map(|()| charged)
     }
 
     fn drop_old(&mut self, between: &mut impl FnMut(&mut Self) -> bool) -> Result<(), StepError> {
@@ -286,6 +309,11 @@ impl Worker {
         }
         self.session.as_mut().ok_or_else(|| StepError::Unavailable("no connection".to_owned()))
     }
+}
+
+/// How many were recorded.
+fn recorded(outcomes: &[Outcome]) -> usize {
+    outcomes.iter().filter(|outcome| **outcome == Outcome::Recorded).count()
 }
 
 /// Takes what else has queued up, up to a batch.

@@ -187,3 +187,41 @@ async fn a_database_gone_silent_fails_holds_at_their_deadline_and_leaves_the_boo
     assert!(held == 101 || held == 111, "{held}");
     assert_books_balance(&pool).await;
 }
+
+/// A process of the server, stopped until this goes out of scope.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(pid: i32) -> Self {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        assert_eq!(name.trim(), "postgres", "DATABASE_URL must name a server on this machine");
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        Self(Pid::from_raw(pid))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        kill(self.0, Signal::SIGCONT).unwrap();
+    }
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_lane_whose_session_says_nothing_goes_on_with_another(pool: PgPool) {
+    let org = budget(&pool, "", "", "month", 1_000).await;
+    let replica = ledger(&pool);
+    granted(&replica, id(1), 1).await;
+    let pid: i32 = sqlx::query_scalar(
+        "select pid from pg_stat_activity
+          where datname = current_database() and pid <> pg_backend_pid() and query like '%insert into holds%'",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    let _stopped = Stopped::new(pid);
+    let started = Instant::now();
+    granted(&replica, id(2), 10).await;
+    println!("granted after {:?} on another connection", started.elapsed());
+    assert_eq!(standing(&pool, org).await, (0, 11));
+    assert_books_balance(&pool).await;
+}

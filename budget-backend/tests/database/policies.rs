@@ -301,3 +301,96 @@ async fn a_clock_that_the_lane_did_not_expect_is_followed(pool: PgPool) {
     assert_eq!(number(&pool, periods).await, 2);
     assert_eq!(standing(&pool, day).await, (0, 200));
 }
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_each_budget_knows_what_was_spent_while_an_own_one_stood_in_for_it(pool: PgPool) {
+    let each = budget(&pool, "search", "*", "day", 100).await;
+    let ledger = ledger(&pool);
+    let spend = async |number, cost| {
+        let call = id(number);
+        granted(&ledger, call, 1).await;
+        record(&pool, vec![settle(call, cost)]).await;
+    };
+    spend(1, 60).await;
+    let own = budget(&pool, "search", "ann", "day", 500).await;
+    spend(2, 300).await;
+    assert_eq!(standing(&pool, own).await, (360, 0));
+    execute(&pool, &format!("update budgets set archived_at = now() where budget_id = {own}")).await;
+    refused(&self::ledger(&pool), 3, &ann(), 1).await;
+    assert_eq!(standing(&pool, each).await, (360, 0));
+    assert_books_balance(&pool).await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_counter_made_late_for_a_past_period_opens_with_that_period_alone(pool: PgPool) {
+    for zone in ["UTC", "Asia/Kolkata", "Nowhere"] {
+        let new = format!(
+            "insert into budgets (org, window_kind, time_zone, limit_nanousd) values ('acme', 'day', '{zone}', 100000)"
+        );
+        execute(&pool, &new).await;
+    }
+    let ledger = ledger(&pool);
+    let today = id(1);
+    granted(&ledger, today, 1).await;
+    record(&pool, vec![settle(today, 700)]).await;
+    // Went out without a hold two days ago, and is only told now.
+    let (key, mut item) = settle(id(2), 5);
+    if let budget_backend::tracker::Item::Settle(settle) = &mut item {
+        let now = number(&pool, "select (extract(epoch from now()) * 1000000)::bigint").await;
+        settle.started_at_unix_us = now - 2 * 86_400_000_000;
+    }
+    record(&pool, vec![(key, item)]).await;
+    let late = "select count(*) from budget_counters where spent_nanousd = 5 and opening_nanousd = 0";
+    assert_eq!(number(&pool, late).await, 3);
+    assert_books_balance(&pool).await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn an_odd_row_of_one_org_fails_no_other(pool: PgPool) {
+    execute(
+        &pool,
+        "insert into budgets (org, window_kind, limit_nanousd) values ('odd', 'day', 1000);
+         update budgets set models = array[null]::text[]",
+    )
+    .await;
+    budget(&pool, "", "", "day", 1_000).await;
+    let one_lane = budget_backend::ledger::LedgerSettings { lanes: 1, ..SETTINGS };
+    let ledger = Ledger::start(&pool, one_lane).0;
+    let odd = Payer { org: "odd".to_owned(), ..ann() };
+    let holds = (0..40_u64).map(|number| {
+        let (ledger, odd) = (ledger.clone(), odd.clone());
+        tokio::spawn(async move {
+            let payer = if number % 4 == 0 { odd } else { ann() };
+            let answer = hold(&ledger, id(number), &payer, 1).await;
+            (number % 4 == 0, answer)
+        })
+    });
+    for held in holds.collect::<Vec<_>>() {
+        let (is_odd, answer) = held.await.unwrap();
+        assert_eq!(matches!(answer, Ok(Decision::Granted(_))), !is_odd, "{answer:?}");
+    }
+    // One that never ends is no odd row.
+    execute(
+        &pool,
+        "insert into overrides (org, created_by, reason, expires_at) values ('acme', 'dba', 'by hand', 'infinity')",
+    )
+    .await;
+    assert!(matches!(hold(&ledger, id(100), &ann(), 5_000).await, Ok(Decision::Granted(_))));
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn the_id_of_another_call_is_not_a_way_out(pool: PgPool) {
+    budget(&pool, "", "", "day", 1_000).await;
+    let ledger = ledger(&pool);
+    let call = id(1);
+    granted(&ledger, call, 10).await;
+    let other_team = hold(&ledger, call, &payer("ads", "zoe"), 10).await.unwrap();
+    assert_eq!(other_team, Decision::Closed);
+    let other_model = HoldAsk { model: "gpt-5.4".to_owned(), ..ask(call, &ann(), 10) };
+    assert_eq!(ledger.hold(other_model, in_time()).await.unwrap(), Decision::Closed);
+    assert!(matches!(hold(&ledger, call, &ann(), 10).await.unwrap(), Decision::Repeated(_)));
+    // Made strict meanwhile, the budget wants its bound held.
+    execute(&pool, "update budgets set strict = true").await;
+    assert_eq!(hold(&ledger, call, &ann(), 10).await.unwrap(), Decision::Closed);
+    assert_books_balance(&pool).await;
+}

@@ -1,6 +1,11 @@
 //! The schema explains itself.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
 use sqlx::PgPool;
+
+use crate::support::*;
 
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
 async fn every_table_and_column_has_a_comment(pool: PgPool) {
@@ -24,4 +29,110 @@ async fn every_table_and_column_has_a_comment(pool: PgPool) {
         .await
         .unwrap();
     assert!(commented > 30, "the question is asked of the right tables");
+}
+
+/// Tables that are read or written with each call or edit: an org's rows lie together in each.
+const HOT_TABLES: [&str; 12] = [
+    "budgets",
+    "budget_counters",
+    "holds",
+    "llm_requests",
+    "usage_hourly",
+    "cost_daily_summary",
+    "verdicts_hourly",
+    "output_lengths",
+    "budget_top_ups",
+    "call_rules",
+    "overrides",
+    "audit_log",
+];
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn the_primary_key_of_every_hot_table_leads_with_the_org(pool: PgPool) {
+    let leads: BTreeMap<String, String> = sqlx::query_as(
+        "select c.relname::text, a.attname::text
+           from pg_class c
+           join pg_index i on i.indrelid = c.oid and i.indisprimary
+           join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
+          where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap()
+    .into_iter()
+    .collect();
+    for table in HOT_TABLES {
+        assert_eq!(leads.get(table).map(String::as_str), Some("org"), "{table}");
+    }
+}
+
+/// An index of a ledger partition that is read, its columns and the condition it is searched with.
+/// Partitions with next to nothing in them are left out: there any index is as good.
+async fn ledger_indexes(pool: &PgPool, query: &str) -> Vec<(String, Vec<String>, String)> {
+    let mut transaction = pool.begin().await.unwrap();
+    sqlx::query("set local enable_seqscan = off").execute(&mut *transaction).await.unwrap();
+    let explain = sqlx::AssertSqlSafe(format!("explain (format json) {query}"));
+    let plan: Value = sqlx::query_scalar(explain).fetch_one(&mut *transaction).await.unwrap();
+    let mut scans = Vec::new();
+    collect_scans(&plan[0]["Plan"], &mut scans);
+    let mut indexes = Vec::new();
+    for (index, condition) in scans {
+        let (rows, columns): (f32, Vec<String>) = sqlx::query_as(
+            "select t.reltuples, array(select attname::text from pg_attribute where attrelid = i.indexrelid order by attnum)
+               from pg_index i join pg_class t on t.oid = i.indrelid where i.indexrelid = $1::text::regclass",
+        )
+        .bind(&index)
+        .fetch_one(&mut *transaction)
+        .await
+        .unwrap();
+        if rows > 100.0 {
+            indexes.push((index, columns, condition));
+        }
+    }
+    assert!(!indexes.is_empty(), "{plan:#}");
+    indexes
+}
+
+/// Every index scan of a plan: its index and the condition it is searched with.
+fn collect_scans(node: &Value, scans: &mut Vec<(String, String)>) {
+    assert_ne!(node["Node Type"].as_str(), Some("Seq Scan"), "{node:#}");
+    if let Some(index) = node["Index Name"].as_str() {
+        scans.push((index.to_owned(), node["Index Cond"].as_str().unwrap_or_default().to_owned()));
+    }
+    for child in node["Plans"].as_array().into_iter().flatten() {
+        collect_scans(child, scans);
+    }
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_team_s_month_and_one_request_are_found_by_index(pool: PgPool) {
+    budget_backend::db::migrate(&pool).await.unwrap();
+    let call = id(0);
+    record(&pool, vec![settle(call, 1)]).await;
+    // 20 teams over two months, so that the planner has something to choose by.
+    sqlx::query(
+        "insert into llm_requests
+         select (jsonb_populate_record(r, jsonb_build_object('team', 't' || n % 20,
+                     'hold_id', left(r.hold_id::text, 24) || lpad(to_hex(n), 12, '0'),
+                     'occurred_at', now() - n * interval '20 minutes'))).*
+           from llm_requests r, generate_series(1, 4000) n",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    sqlx::query("analyze llm_requests").execute(&pool).await.unwrap();
+    let month = "org = 'acme' and team = 't7' and occurred_at >= now() - interval '1 month'".to_owned();
+    let one = format!("org = 'acme' and hold_id = '{call}'");
+    for (condition, leading) in
+        [(month, ["org", "team", "occurred_at"].as_slice()), (one, ["org", "hold_id"].as_slice())]
+    {
+        let query = format!("select * from llm_requests where {condition}");
+        for (index, columns, searched) in ledger_indexes(&pool, &query).await {
+            assert!(
+                columns.starts_with(&leading.iter().map(ToString::to_string).collect::<Vec<_>>()),
+                "{index}"
+            );
+            assert!(leading.iter().all(|column| searched.contains(column)), "{index}: {searched}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use budget_backend::ledger::Decision;
 use budget_backend::tracker::{Item, TrackerFailure};
-use purser_protocol::Outcome;
+use purser_protocol::{Outcome, Payer};
 use sqlx::PgPool;
 
 use crate::support::*;
@@ -89,16 +89,6 @@ async fn an_expired_hold_is_charged_in_full_and_a_late_settlement_corrects_it(po
     assert_eq!(number(&pool, "select requests from cost_daily_summary").await, 1);
     assert_eq!(number(&pool, "select estimated_requests from cost_daily_summary").await, 0);
     assert_books_balance(&pool).await;
-}
-
-#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
-async fn after_a_reconnection_the_sweep_waits_its_grace(pool: PgPool) {
-    budget(&pool, "", "", "month", 1_000).await;
-    granted(&ledger(&pool), id(1), 100).await;
-    sqlx::query("update holds set expires_at = now()").execute(&pool).await.unwrap();
-    let expired = Steps::new(&pool, std::time::Duration::from_secs(3_600)).sweep().await;
-    assert_eq!(expired, 0);
-    assert_eq!(number(&pool, "select count(*) from holds where state = 'open'").await, 1);
 }
 
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
@@ -243,47 +233,30 @@ async fn a_renewed_hold_lives_on_and_an_expired_one_is_not_revived(pool: PgPool)
 }
 
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
-async fn one_sweep_takes_more_than_one_batch(pool: PgPool) {
-    budget(&pool, "", "", "month", 1_000).await;
-    granted(&ledger(&pool), id(0), 1).await;
-    let copy = |count: i64, state: &'static str| {
-        sqlx::query(
-            "insert into holds (org, hold_id, team, user_name, provider, model, api, state, held_nanousd, counters,
-                                held_at, expires_at, closed_at)
-             select org, gen_random_uuid(), team, user_name, provider, model, api, $2, 0, counters, held_at, now(),
-                    case when $2 <> 'open' then now() - interval '2 hours' end
-               from generate_series(1, $1), (select * from holds limit 1) h",
-        )
-        .bind(count)
-        .bind(state)
-        .execute(&pool)
-    };
-    copy(600, "open").await.unwrap();
-    copy(4_500, "voided").await.unwrap();
-    assert_eq!(steps(&pool).sweep().await, 600);
-    assert_eq!(number(&pool, "select count(*) from holds where state = 'voided'").await, 0);
-    assert_eq!(number(&pool, "select count(*) from llm_requests where cause = 'expired'").await, 600);
-    assert_books_balance(&pool).await;
-}
-
-#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
-async fn a_hold_that_can_t_be_charged_does_not_keep_others_from_expiring(pool: PgPool) {
-    budget(&pool, "", "", "month", i64::MAX).await;
-    let full = budget(&pool, "search", "ann", "day", i64::MAX).await;
-    let ledger = ledger(&pool);
-    granted(&ledger, id(1), 10).await;
-    hold(&ledger, id(2), &payer("search", "bob"), 10).await.unwrap();
-    // The charge of the first would overflow this counter.
-    sqlx::query("update budget_counters set spent_nanousd = $1 where budget_id = $2")
-        .bind(i64::MAX)
-        .bind(full)
+async fn a_budget_that_can_t_be_read_holds_up_no_settlement(pool: PgPool) {
+    let org = budget(&pool, "", "", "month", 1_000).await;
+    let odd = budget(&pool, "search", "", "day", 1_000).await;
+    sqlx::query("insert into budgets (org, window_kind, limit_nanousd) values ('umbrella', 'day', 1000)")
         .execute(&pool)
         .await
         .unwrap();
-    sqlx::query("update holds set expires_at = now()").execute(&pool).await.unwrap();
-    assert_eq!(steps(&pool).sweep().await, 1);
-    assert_eq!(number(&pool, "select count(*) from holds where state = 'open'").await, 1);
+    let other = number(&pool, "select budget_id from budgets where org = 'umbrella'").await;
+    let mut steps = steps(&pool);
+    for (round, models) in [(1, "array[null]::text[]"), (2, "'{{a,b},{c,d}}'")] {
+        let sql = format!("update budgets set models = {models} where budget_id = {odd}");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+        // Both went out without a verdict.
+        let umbrella = Payer { org: "umbrella".to_owned(), ..ann() };
+        let (call, item) = settle_for(&umbrella, id(round + 10), Some(7));
+        let (ours, theirs) = (settle(id(round), 40), ((umbrella.org, call.1), item));
+        let outcomes = steps.step(vec![ours, theirs]).await.unwrap();
+        assert_eq!(outcomes, [Outcome::Recorded, Outcome::Recorded], "{models}");
+    }
+    assert_eq!(standing(&pool, org).await, (80, 0));
+    assert_eq!(standing(&pool, odd).await, (0, 0));
+    assert_eq!(standing(&pool, other).await, (14, 0));
     assert_eq!(number(&pool, "select count(*) from quarantined_settlements").await, 0);
+    assert_books_balance(&pool).await;
 }
 
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
