@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 for script in scripts/*.sh scripts/lib/*.sh .ci/run; do
   bash -n "$script"
 done
-python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' scripts/lib/seed.py
+python3 -c 'import ast, sys; [ast.parse(open(path).read()) for path in sys.argv[1:]]' scripts/lib/*.py tests/sdks/*.py
 if command -v shellcheck >/dev/null; then
   shellcheck -x -a scripts/*.sh .ci/run
   say "syntax and shellcheck: fine"

@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh [--tests] [--for-run]
 #
-# --tests     also what only the tests need (Node and the wasm test runner)
+# --tests     also what only the tests need (Node, the wasm test runner, the SDKs)
 # --for-run   the caller uses the database and stops it; without it, the database stays up
 
 # shellcheck source=scripts/lib/common.sh
@@ -13,13 +13,14 @@ source scripts/lib/python.sh
 source scripts/lib/envoy.sh
 source scripts/lib/node.sh
 source scripts/lib/wasm.sh
+source scripts/lib/sdks.sh
 source scripts/lib/ports.sh
 source scripts/lib/database.sh
 source scripts/lib/postgres.sh
 
 write_env() {
   local name
-  for name in ENVOY PURSER_WASM DATABASE_URL WASM_RUSTC WASM_LINKER WASM_RUNNER WASM_NODE_DIR; do
+  for name in ENVOY PURSER_WASM DATABASE_URL WASM_RUSTC WASM_LINKER WASM_RUNNER WASM_NODE_DIR SDK_PYTHON; do
     printf 'export %s=%q\n' "$name" "${!name}"
   done | write_private "$STATE_DIR/env"
 }
@@ -42,10 +43,12 @@ main() {
   step "wasm target" ensure_wasm_target
   step "envoy" ensure_envoy
   WASM_RUNNER=$(wasm_runner_path)
+  SDK_PYTHON=$(sdk_python_path)
   find_node
   if [[ -n $for_tests ]]; then
     step "node" ensure_node
     step "wasm test runner" ensure_wasm_runner
+    step "SDKs" ensure_sdks
   fi
   exec 7>&-
   [[ -n $for_run ]] || use_postgres

@@ -42,6 +42,12 @@ pub fn upper_bound(size: &Size, price: &Price, default_cap_tokens: u64) -> Resul
     if size.media_parts > 0 {
         return Err("media in the request");
     }
+    if size.server_context {
+        return Err("input that the request doesn't carry");
+    }
+    if size.unchangeable && size.max_output_tokens.is_none() {
+        return Err("a signed request without an output cap");
+    }
     if price.matched == PriceMatch::Ceiling {
         return Err("a model without a price of its own");
     }
@@ -94,7 +100,13 @@ mod tests {
 
     #[test]
     fn the_cap_counts_once_per_choice() {
-        let size = Size { text_bytes: 401, media_parts: 2, max_output_tokens: Some(50), choices: 3 };
+        let size = Size {
+            text_bytes: 401,
+            media_parts: 2,
+            max_output_tokens: Some(50),
+            choices: 3,
+            ..Size::default()
+        };
         assert_eq!(estimate(&size, 1024), Estimate { input_tokens: 101 + 3_000, output_tokens: 150 });
     }
 
@@ -142,6 +154,11 @@ mod tests {
         let exact = price(PriceMatch::Exact);
         assert!(upper_bound(&Size { media_parts: 1, ..Size::default() }, &exact, 1).is_err());
         assert!(upper_bound(&Size::default(), &price(PriceMatch::Ceiling), 1).is_err());
+        let elsewhere = Size { server_context: true, max_output_tokens: Some(1), ..Size::default() };
+        assert!(upper_bound(&elsewhere, &exact, 1).is_err());
+        let signed = Size { unchangeable: true, ..Size::default() };
+        assert!(upper_bound(&signed, &exact, 1).is_err());
+        assert!(upper_bound(&Size { max_output_tokens: Some(1), ..signed }, &exact, 1).is_ok());
         let absurd = Size { max_output_tokens: Some(u64::MAX), choices: 9, ..Size::default() };
         assert!(upper_bound(&absurd, &exact, 1).is_err());
     }

@@ -65,6 +65,11 @@ pub fn cost_nanousd(usage: &Usage, rates: &Rates) -> Result<i64, CostOverflow> {
         (usage.cache_write_1h_tokens, rates.cache_write_1h),
         (usage.output_tokens, rates.output),
         (usage.reasoning_tokens, rates.reasoning),
+        // No rates of their own yet; never nothing.
+        (usage.audio_input_tokens, rates.input),
+        (usage.image_input_tokens, rates.input),
+        (usage.audio_output_tokens, rates.output),
+        (usage.image_output_tokens, rates.output),
     ])
 }
 
@@ -392,6 +397,7 @@ mod tests {
             let usage = |t: [u64; 6]| Usage {
                 input_tokens: t[0], cached_input_tokens: t[1], cache_write_5m_tokens: t[2],
                 cache_write_1h_tokens: t[3], output_tokens: t[4], reasoning_tokens: t[5],
+                ..Usage::default()
             };
             let low = cost_nanousd(&usage(tokens), &MINI).unwrap();
             let sum = std::array::from_fn(|class| tokens[class] + more[class]);

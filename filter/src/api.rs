@@ -1,106 +1,200 @@
-//! Which API a request speaks, from its method and path.
+//! Which API a request speaks, from its method, path and upgrade headers.
+
+mod class;
+mod path;
+#[cfg(test)]
+mod tests;
 
 use purser_protocol::Api;
 
+pub use class::{Family, PathClass};
+
+use crate::config::Dialect;
+use crate::headers::Headers;
+
 /// What a request is, before its body is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recognised {
     /// A call that costs money and can be metered.
-    Metered(Api),
-    /// A method that only reads; it costs nothing.
-    Harmless,
+    Metered(Route),
+    /// It costs nothing: a method that only reads or deletes, a token count, a file.
+    Free,
+    /// It wants to leave HTTP for a protocol that can't be metered.
+    Upgrade,
     /// Anything else that may cost money.
-    Unknown,
+    Unknown(PathClass),
 }
 
-/// Recognises a request. The path may carry a query; spellings that a server may take for the same
-/// path (percent-encoded letters, doubled or trailing slashes, dot segments) count as that path, so
-/// that a spelling is no way around the budget.
+/// What method and path say about a metered call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The API spoken.
+    pub api: Api,
+    /// How its provider departs from it.
+    pub dialect: Dialect,
+    /// The model, where the path names it.
+    pub model: Option<String>,
+    /// Whether the answer is a stream, where the path says so.
+    pub stream: Option<bool>,
+    /// The provider refuses to be asked for usage in a stream.
+    pub no_usage_switch: bool,
+}
+
+impl Route {
+    /// A route whose path says no more than the API.
+    #[must_use]
+    pub fn new(api: Api, dialect: Dialect) -> Self {
+        Self { api, dialect, model: None, stream: None, no_usage_switch: dialect == Dialect::Mistral }
+    }
+
+    fn of_model(self, model: String) -> Self {
+        Self { model: Some(model), ..self }
+    }
+
+    fn streaming(self, stream: bool) -> Self {
+        Self { stream: Some(stream), ..self }
+    }
+}
+
+/// Recognises a request to a provider that speaks `dialect`. The path may carry a query; spellings
+/// that a server may take for the same path (percent-encoded letters, doubled or trailing slashes,
+/// dot segments) count as that path, so that a spelling is no way around the budget. What stands
+/// before a known path (`/api`, `/openai/deployments/x`, a gateway's prefix) doesn't change what it is.
 #[must_use]
-pub fn recognise(method: &[u8], path: &[u8]) -> Recognised {
+pub fn recognise(headers: &Headers, dialect: Dialect) -> Recognised {
+    let method = headers.get(":method").unwrap_or_default();
+    let path = headers.get(":path").unwrap_or_default();
+    // Proxies and servers pass over an offer of HTTP/2, which some clients make with every call.
+    let mut upgrades =
+        headers.all("upgrade").filter(|value| !value.trim_ascii().eq_ignore_ascii_case(b"h2c"));
+    if method == b"CONNECT" || upgrades.next().is_some() || headers.get(":protocol").is_some() {
+        return Recognised::Upgrade;
+    }
+    let segments = path::plain_segments(path);
+    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    // Some servers take the method from a header.
+    let overridden = headers.get("x-http-method-override").is_some();
     match method {
-        b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" => Recognised::Harmless,
-        b"POST" if plain_segments(path) == ["v1", "chat", "completions"] => {
-            Recognised::Metered(Api::OpenaiChat)
-        }
-        _ => Recognised::Unknown,
+        b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"DELETE" if !overridden => Recognised::Free,
+        b"POST" => post(&parts, path, dialect),
+        _ => Recognised::Unknown(PathClass::of(&parts)),
     }
 }
 
-fn plain_segments(path: &[u8]) -> Vec<String> {
-    let path = path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
-    let decoded = percent_decode(path);
-    let mut segments = Vec::new();
-    for segment in decoded.split(|byte| *byte == b'/') {
-        match segment {
-            b"" | b"." => {}
-            b".." => {
-                segments.pop();
-            }
-            name => segments.push(String::from_utf8_lossy(name).into_owned()),
-        }
-    }
-    segments
+/// The shape of answers that a request's sender understands, whatever it is.
+#[must_use]
+pub fn family(headers: &Headers, dialect: Dialect) -> Family {
+    let segments = path::plain_segments(headers.get(":path").unwrap_or_default());
+    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    Family::guess(&parts, dialect)
 }
 
-fn percent_decode(path: &[u8]) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((first, tail)) = rest.split_first() {
-        let escaped = match (first, tail) {
-            (b'%', [high, low, after @ ..]) => hex(*high).zip(hex(*low)).map(|pair| (pair, after)),
-            _ => None,
-        };
-        if let Some(((high, low), after)) = escaped {
-            decoded.push(high.wrapping_shl(4) | low);
-            rest = after;
-        } else {
-            decoded.push(*first);
-            rest = tail;
-        }
+fn post(parts: &[&str], path: &[u8], dialect: Dialect) -> Recognised {
+    if is_free(parts) {
+        return Recognised::Free;
     }
-    decoded
+    let route = verb_route(parts, dialect)
+        .or_else(|| bedrock_route(parts))
+        .or_else(|| openai_route(parts, path, dialect))
+        .or_else(|| plain_api(parts).map(|api| Route::new(api, dialect)));
+    route.map_or_else(|| Recognised::Unknown(PathClass::of(parts)), Recognised::Metered)
 }
 
-fn hex(digit: u8) -> Option<u8> {
-    let value = char::from(digit).to_digit(16)?;
-    u8::try_from(value).ok()
+/// A POST that costs nothing.
+fn is_free(parts: &[&str]) -> bool {
+    match parts {
+        // What is stored there costs by time.
+        [.., "vector_stores" | "containers", _, "files"] => false,
+        [.., "messages", "count_tokens"]
+        | [.., "responses", "input_tokens"]
+        | [.., "responses" | "batches", _, "cancel"]
+        | [.., "files" | "uploads" | "moderations" | "tokenize" | "detokenize" | "count-tokens"]
+        | [.., "uploads", _, "parts" | "complete" | "cancel"]
+        | ["api", "show" | "pull" | "copy" | "create" | "push"] => true,
+        [.., last] => [":countTokens", ":computeTokens", "count-tokens:rawPredict"]
+            .iter()
+            .any(|end| last.ends_with(end)),
+        [] => false,
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    #[test]
-    fn recognises_by_method_and_path() {
-        let chat = Recognised::Metered(Api::OpenaiChat);
-        for (method, path, expected) in [
-            ("POST", "/v1/chat/completions", chat),
-            ("POST", "/v1/chat/completions?stream=1&x=%2F", chat),
-            ("POST", "/v1/chat/completions#x", chat),
-            ("POST", "/v1/chat/completions/", chat),
-            ("POST", "//v1//chat/completions", chat),
-            ("POST", "/v1/chat/%63ompletions", chat),
-            ("POST", "/v1%2Fchat%2fcompletions", chat),
-            ("POST", "/v1/x/../chat/./completions", chat),
-            ("POST", "/../v1/chat/completions", chat),
-            ("GET", "/v1/chat/completions", Recognised::Harmless),
-            ("HEAD", "/", Recognised::Harmless),
-            ("OPTIONS", "/v1/chat/completions", Recognised::Harmless),
-            ("POST", "/v1/chat/completions/abc", Recognised::Unknown),
-            ("DELETE", "/v1/chat/completions/abc", Recognised::Unknown),
-            ("PUT", "/v1/chat/completions", Recognised::Unknown),
-            ("post", "/v1/chat/completions", Recognised::Unknown),
-            ("CONNECT", "", Recognised::Unknown),
-            ("", "", Recognised::Unknown),
-            ("POST", "/v1/embeddings", Recognised::Unknown),
-            ("POST", "/v1/chat/completions%", Recognised::Unknown),
-            ("POST", "/v1/chat/completions%zz", Recognised::Unknown),
-            ("POST", "/v1/chat/%ff", Recognised::Unknown),
-        ] {
-            assert_eq!(recognise(method.as_bytes(), path.as_bytes()), expected, "{method} {path}");
+/// `models/NAME:verb`: Gemini, and others' models on Vertex.
+fn verb_route(parts: &[&str], dialect: Dialect) -> Option<Route> {
+    let [before @ .., "models" | "tunedModels" | "endpoints", last] = parts else {
+        return None;
+    };
+    let (model, verb) = last.rsplit_once(':')?;
+    let route = match (verb, before) {
+        ("generateContent", _) => Route::new(Api::GeminiGenerate, dialect).streaming(false),
+        ("streamGenerateContent", _) => Route::new(Api::GeminiGenerate, dialect).streaming(true),
+        // The body may ask for a stream under this verb, too.
+        ("rawPredict", [.., "publishers", "anthropic"]) => Route::new(Api::AnthropicMessages, dialect),
+        ("streamRawPredict", [.., "publishers", "anthropic"]) => {
+            Route::new(Api::AnthropicMessages, dialect).streaming(true)
         }
+        ("rawPredict" | "streamRawPredict", [.., "publishers", "mistralai"]) => {
+            Route::new(Api::OpenaiChat, Dialect::Mistral)
+        }
+        _ => return None,
+    };
+    Some(route.of_model(model.to_owned()))
+}
+
+/// `/model/ID/…`; an id may be an ARN with slashes in it.
+fn bedrock_route(parts: &[&str]) -> Option<Route> {
+    let ["model", id @ .., verb] = parts else {
+        return None;
+    };
+    let (api, streams) = match *verb {
+        "converse" => (Api::BedrockConverse, false),
+        "converse-stream" => (Api::BedrockConverse, true),
+        "invoke" => (Api::BedrockInvoke, false),
+        "invoke-with-response-stream" => (Api::BedrockInvoke, true),
+        _ => return None,
+    };
+    let route = Route::new(api, Dialect::Bedrock).of_model(id.join("/")).streaming(streams);
+    (!id.is_empty()).then_some(route)
+}
+
+/// OpenAI's paths, with a deployment in them or not.
+fn openai_route(parts: &[&str], path: &[u8], dialect: Dialect) -> Option<Route> {
+    let api = match parts {
+        [.., "chat", "completions"] => Api::OpenaiChat,
+        [.., "completions"] => Api::OpenaiCompletions,
+        [.., "responses"] => Api::OpenaiResponses,
+        // Ollama has an older path of that name, without usage.
+        ["api", "embeddings"] => return None,
+        [.., "embeddings"] => Api::OpenaiEmbeddings,
+        [.., "images", "generations" | "edits" | "variations"] => Api::OpenaiImages,
+        [.., "audio", "speech" | "transcriptions" | "translations"] => Api::OpenaiAudio,
+        _ => return None,
+    };
+    let mut route = Route::new(api, dialect);
+    route.no_usage_switch |= is_older_azure(path);
+    if let [.., "deployments", name, _] | [.., "deployments", name, _, _] = parts {
+        route.model = Some((*name).to_owned());
     }
+    Some(route)
+}
+
+/// Azure's versions before `stream_options` refuse it.
+fn is_older_azure(path: &[u8]) -> bool {
+    let query = path.splitn(2, |byte| *byte == b'?').nth(1).unwrap_or_default();
+    let version = query.split(|byte| *byte == b'&').find_map(|pair| pair.strip_prefix(b"api-version="));
+    version.is_some_and(|version| {
+        version.first().is_some_and(u8::is_ascii_digit) && version < b"2024-09-01".as_slice()
+    })
+}
+
+fn plain_api(parts: &[&str]) -> Option<Api> {
+    Some(match parts {
+        // Not any `messages`: a thread of OpenAI's assistants has some, too, and they are no calls.
+        [.., "v1", "messages"] => Api::AnthropicMessages,
+        [.., "messages", "batches"] => Api::AnthropicBatches,
+        [.., "batches"] => Api::OpenaiBatches,
+        [.., "v2", "chat"] => Api::CohereChat,
+        [.., "rerank"] => Api::Rerank,
+        [.., "api", "chat" | "generate"] => Api::Ollama,
+        _ => return None,
+    })
 }

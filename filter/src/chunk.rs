@@ -1,10 +1,7 @@
 //! One event of a chat stream, or a whole chat answer: the members that matter for its cost.
 
-use std::fmt;
-
-use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
-
-use crate::json_scan::{self, Found, scalars_are_passed_over};
+use crate::json_scan::{self, Found};
+use crate::text;
 
 /// What the data of an event is.
 #[derive(Debug)]
@@ -23,6 +20,8 @@ pub struct Chunk<'a> {
     id: Option<Found<'a>>,
     model: Option<Found<'a>>,
     choices: Option<Found<'a>>,
+    service_tier: Option<Found<'a>>,
+    error: Option<Found<'a>>,
     /// The usage, also when it is `null`.
     pub usage: Option<Found<'a>>,
 }
@@ -33,8 +32,10 @@ pub fn read(data: &[u8]) -> Payload<'_> {
     if data.trim_ascii() == b"[DONE]" {
         return Payload::Done;
     }
-    match json_scan::object_bytes(data, &["id", "model", "choices", "usage"]) {
-        Ok([id, model, choices, usage]) => Payload::Chunk(Chunk { id, model, choices, usage }),
+    match json_scan::object_bytes(data, &["id", "model", "choices", "usage", "service_tier", "error"]) {
+        Ok([id, model, choices, usage, service_tier, error]) => {
+            Payload::Chunk(Chunk { id, model, choices, service_tier, error, usage })
+        }
         Err(_) => Payload::Other,
     }
 }
@@ -42,14 +43,26 @@ pub fn read(data: &[u8]) -> Payload<'_> {
 impl Chunk<'_> {
     /// The provider's id of the answer.
     #[must_use]
-    pub fn id(&self) -> Option<String> {
-        json_scan::string(self.id.as_ref()?.raw)
+    pub const fn id(&self) -> Option<&Found<'_>> {
+        self.id.as_ref()
     }
 
     /// The model that answered.
     #[must_use]
-    pub fn model(&self) -> Option<String> {
-        json_scan::string(self.model.as_ref()?.raw)
+    pub const fn model(&self) -> Option<&Found<'_>> {
+        self.model.as_ref()
+    }
+
+    /// The service tier that answered.
+    #[must_use]
+    pub const fn service_tier(&self) -> Option<&Found<'_>> {
+        self.service_tier.as_ref()
+    }
+
+    /// Whether it tells of an error.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.error.as_ref().is_some_and(|error| !error.is_null())
     }
 
     /// The text of the usage object, when it is one.
@@ -75,61 +88,13 @@ impl Chunk<'_> {
         let choices = json_scan::elements(self.choices.as_ref()?.raw)?;
         let mut bytes = 0_u64;
         for choice in choices {
-            let Ok(parts) = json_scan::object(choice.get(), &["delta", "message"]) else { continue };
+            let Ok(parts) = json_scan::object(choice.get(), &["delta", "message", "text"]) else { continue };
             for part in parts.into_iter().flatten() {
-                let mut deserializer = serde_json::Deserializer::from_str(part.raw);
-                // What is nested too deeply to be walked is counted as far as it was.
-                let _ = TextBytes(&mut bytes).deserialize(&mut deserializer);
+                bytes = bytes.saturating_add(text::bytes(part.raw));
             }
         }
         Some(bytes)
     }
-}
-
-/// Strings that name things and are no text of the model's. `data` is audio, whose words come as a
-/// transcript, too.
-const LABELS: [&str; 4] = ["role", "id", "type", "data"];
-
-/// Adds up the bytes of all strings in a value, labels apart.
-struct TextBytes<'b>(&'b mut u64);
-
-impl<'de> DeserializeSeed<'de> for TextBytes<'_> {
-    type Value = ();
-
-    fn deserialize<D: de::Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
-        d.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for TextBytes<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-        *self.0 = self.0.saturating_add(u64::try_from(text.len()).unwrap_or(u64::MAX));
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(TextBytes(&mut *self.0))?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<String>()? {
-            if LABELS.contains(&key.as_str()) {
-                map.next_value::<IgnoredAny>()?;
-            } else {
-                map.next_value_seed(TextBytes(&mut *self.0))?;
-            }
-        }
-        Ok(())
-    }
-
-    scalars_are_passed_over!();
 }
 
 #[cfg(test)]
@@ -157,12 +122,14 @@ mod tests {
     #[test]
     fn reads_members_of_any_type_without_harm() {
         let whole = chunk(r#"{"id":"c-1","model":"m","choices":[ ],"usage":{"a":1}}"#);
-        assert_eq!(whole.id().as_deref(), Some("c-1"));
-        assert_eq!(whole.model().as_deref(), Some("m"));
+        assert_eq!(whole.id().map(|found| found.raw), Some("\"c-1\""));
+        assert_eq!(whole.model().map(|found| found.raw), Some("\"m\""));
+        assert!(!whole.is_error());
+        assert!(chunk(r#"{"error":{"message":"x"}}"#).is_error());
         assert_eq!(whole.usage_object(), Some(r#"{"a":1}"#));
         assert!(whole.has_empty_choices());
         let odd = chunk(r#"{"id":1,"model":null,"choices":{},"usage":null}"#);
-        assert_eq!((odd.id(), odd.model(), odd.usage_object()), (None, None, None));
+        assert_eq!(odd.usage_object(), None);
         assert!(!odd.has_empty_choices());
         assert_eq!(odd.output_bytes(), None);
         assert!(!chunk(r#"{"choices":[{}]}"#).has_empty_choices());
@@ -173,6 +140,7 @@ mod tests {
     fn counts_what_the_caller_gets() {
         for (choices, bytes) in [
             ("[]", 0),
+            (r#"[{"text":"four","finish_reason":"stop"}]"#, 4),
             (r#"[{"message":{"role":"assistant","content":"four","annotations":[]}}]"#, 4),
             (r#"[{"delta":{"role":"assistant","content":""}}]"#, 0),
             (r#"[{"delta":{"content":"h\u00e9"}}]"#, 3),

@@ -1,9 +1,10 @@
-//! Refusals in the shape that OpenAI's SDKs understand. All of them tell the SDK not to retry.
+//! Refusals in the shape that each family's SDKs turn into their proper exception. All of them tell the
+//! SDK not to retry, where it can be told.
 
 use purser_protocol::{Deny, DenyReason, format_usd};
-use serde::Serialize;
 use uuid::Uuid;
 
+use crate::api::Family;
 use crate::identity::IdentityError;
 use crate::request::Unreadable;
 
@@ -23,64 +24,128 @@ pub struct Reply {
 /// Header with the id of the hold, also on answers that came through.
 pub const HOLD_ID_HEADER: &str = "x-purser-hold-id";
 
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    error: ErrorObject<'a>,
-}
-
-#[derive(Serialize)]
-struct ErrorObject<'a> {
-    message: &'a str,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    param: Option<&'a str>,
-    code: Option<&'a str>,
-}
-
-fn error(
+/// A refusal, before it is put into the shape of a family.
+struct Refusal<'a> {
     status: u16,
     details: &'static str,
-    kind: &str,
-    code: Option<&str>,
-    param: Option<&str>,
-    message: &str,
-) -> Reply {
-    let error = ErrorObject { message, kind, param, code };
-    // Texts alone can't fail to serialize; without a body the status would still say no.
-    let body = serde_json::to_vec(&ErrorBody { error }).unwrap_or_default();
-    Reply {
-        status,
-        details,
-        headers: vec![
-            ("content-type", "application/json".to_owned()),
-            ("x-should-retry", "false".to_owned()),
-        ],
-        body,
+    /// OpenAI's type of error.
+    kind: &'a str,
+    /// OpenAI's code for it.
+    code: Option<&'a str>,
+    param: Option<&'a str>,
+    message: &'a str,
+}
+
+fn error(family: Family, refusal: &Refusal<'_>) -> Reply {
+    let mut headers = vec![
+        ("content-type", "application/json".to_owned()),
+        // OpenAI's and Anthropic's SDKs obey it.
+        ("x-should-retry", "false".to_owned()),
+    ];
+    let message = quoted(refusal.message);
+    let mut status = refusal.status;
+    let body = match family {
+        Family::Openai => {
+            let or_null = |text: Option<&str>| text.map_or("null".to_owned(), quoted);
+            let (kind, param, code) = (quoted(refusal.kind), or_null(refusal.param), or_null(refusal.code));
+            format!(r#"{{"error":{{"message":{message},"type":{kind},"param":{param},"code":{code}}}}}"#)
+        }
+        Family::Anthropic => {
+            let kind = anthropic_type(status);
+            // Its SDK has an exception of its own for this.
+            let details = match status {
+                429 => r#","details":{"error_code":"enforced_spend_limit_reached"}"#,
+                _ => "",
+            };
+            format!(
+                r#"{{"type":"error","error":{{"type":"{kind}","message":{message}{details}}},"request_id":null}}"#
+            )
+        }
+        Family::Gemini => {
+            let name = gemini_status(status);
+            format!(r#"{{"error":{{"code":{status},"message":{message},"status":"{name}"}}}}"#)
+        }
+        Family::Bedrock => {
+            headers.push(("x-amzn-errortype", bedrock_class(status).to_owned()));
+            // Its SDK retries whatever comes with 429, and takes the class from that header.
+            status = if status == 429 { 400 } else { status };
+            format!(r#"{{"message":{message}}}"#)
+        }
+        Family::Cohere => {
+            // Its SDK retries 429; 402, payment required, it doesn't.
+            status = if status == 429 { 402 } else { status };
+            format!(r#"{{"message":{message}}}"#)
+        }
+        Family::Ollama => format!(r#"{{"error":{message}}}"#),
+    };
+    Reply { status, details: refusal.details, headers, body: body.into_bytes() }
+}
+
+/// A text as JSON. Texts can't fail to serialize; without one the status would still say no.
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_else(|_| "null".to_owned())
+}
+
+const fn anthropic_type(status: u16) -> &'static str {
+    match status {
+        429 => "rate_limit_error",
+        403 => "permission_error",
+        413 => "request_too_large",
+        400..=499 => "invalid_request_error",
+        _ => "api_error",
+    }
+}
+
+const fn gemini_status(status: u16) -> &'static str {
+    match status {
+        429 => "RESOURCE_EXHAUSTED",
+        403 => "PERMISSION_DENIED",
+        400..=499 => "INVALID_ARGUMENT",
+        _ => "UNAVAILABLE",
+    }
+}
+
+const fn bedrock_class(status: u16) -> &'static str {
+    match status {
+        429 => "ServiceQuotaExceededException",
+        403 => "AccessDeniedException",
+        400..=499 => "ValidationException",
+        _ => "ServiceUnavailableException",
     }
 }
 
 const INVALID: &str = "invalid_request_error";
 
 /// No, and not for want of money: it must not look like a quota that fills up again.
-fn forbidden(details: &'static str, code: &str, message: &str) -> Reply {
-    error(403, details, INVALID, Some(code), None, message)
+fn forbidden(family: Family, details: &'static str, code: &str, message: &str) -> Reply {
+    error(family, &Refusal { status: 403, details, kind: INVALID, code: Some(code), param: None, message })
 }
 
 /// The verdict was no.
 #[must_use]
-pub fn denied(deny: &Deny, hold_id: Uuid) -> Reply {
+pub fn denied(family: Family, deny: &Deny, hold_id: Uuid) -> Reply {
     let message = deny.message.as_str();
     let mut reply = match deny.reason {
         DenyReason::OverBudget => {
             let quota = "insufficient_quota";
-            error(429, "purser_over_budget", quota, Some(quota), None, message)
+            let refusal = Refusal {
+                status: 429,
+                details: "purser_over_budget",
+                kind: quota,
+                code: Some(quota),
+                param: None,
+                message,
+            };
+            error(family, &refusal)
         }
-        DenyReason::NotPriceable => forbidden("purser_not_priceable", "not_priceable", message),
-        DenyReason::Blocked => forbidden("purser_blocked", "blocked", message),
-        DenyReason::ModelNotAllowed => forbidden("purser_model_not_allowed", "model_not_allowed", message),
-        DenyReason::NoBudget => forbidden("purser_no_budget", "no_budget", message),
-        DenyReason::NotBoundable => forbidden("purser_not_boundable", "not_boundable", message),
-        DenyReason::Closed | DenyReason::Other => forbidden("purser_denied", "denied", message),
+        DenyReason::NotPriceable => forbidden(family, "purser_not_priceable", "not_priceable", message),
+        DenyReason::Blocked => forbidden(family, "purser_blocked", "blocked", message),
+        DenyReason::ModelNotAllowed => {
+            forbidden(family, "purser_model_not_allowed", "model_not_allowed", message)
+        }
+        DenyReason::NoBudget => forbidden(family, "purser_no_budget", "no_budget", message),
+        DenyReason::NotBoundable => forbidden(family, "purser_not_boundable", "not_boundable", message),
+        DenyReason::Closed | DenyReason::Other => forbidden(family, "purser_denied", "denied", message),
     };
     if let Some(budget) = &deny.budget {
         let headers = &mut reply.headers;
@@ -99,40 +164,51 @@ pub fn denied(deny: &Deny, hold_id: Uuid) -> Reply {
 
 /// Nobody is named who could pay.
 #[must_use]
-pub fn unidentified(cause: &IdentityError) -> Reply {
+pub fn unidentified(family: Family, cause: &IdentityError) -> Reply {
     let message = format!("No budget owner for this request: {cause}.");
-    forbidden("purser_unidentified", "unidentified", &message)
+    forbidden(family, "purser_unidentified", "unidentified", &message)
 }
 
 /// The request may cost money but speaks an API that can't be metered.
 #[must_use]
-pub fn unknown_api() -> Reply {
-    let message = "This method and path are not metered, so they are not let through. \
-                   Metered is POST /v1/chat/completions.";
-    forbidden("purser_unknown_api", "unknown_api", message)
+pub fn unknown_api(family: Family) -> Reply {
+    let message = "This method and path are not metered, so they are not let through.";
+    forbidden(family, "purser_unknown_api", "unknown_api", message)
+}
+
+/// The request wants to leave HTTP.
+#[must_use]
+pub fn no_upgrade(family: Family) -> Reply {
+    let message = "Calls over WebSocket and the like can't be metered, so they are not let through.";
+    forbidden(family, "purser_upgrade", "upgrade_refused", message)
 }
 
 /// The request's body can't be read.
 #[must_use]
-pub fn unreadable(cause: &Unreadable) -> Reply {
+pub fn unreadable(family: Family, cause: &Unreadable) -> Reply {
     let message = format!("The request can't be checked against its budgets: {cause}.");
     let code = Some("unreadable_request");
-    error(400, "purser_unreadable", INVALID, code, cause.member(), &message)
+    let param = cause.member();
+    let details = "purser_unreadable";
+    error(family, &Refusal { status: 400, details, kind: INVALID, code, param, message: &message })
 }
 
 /// The request's body is larger than allowed.
 #[must_use]
-pub fn too_large(max_bytes: usize) -> Reply {
+pub fn too_large(family: Family, max_bytes: usize) -> Reply {
     let message = format!("The request body is too large: expected at most {max_bytes} bytes.");
-    error(413, "purser_too_large", INVALID, Some("request_too_large"), None, &message)
+    let (details, code) = ("purser_too_large", Some("request_too_large"));
+    error(family, &Refusal { status: 413, details, kind: INVALID, code, param: None, message: &message })
 }
 
 /// There is no verdict, and the route fails closed.
 #[must_use]
-pub fn failed_closed(hold_id: Option<Uuid>) -> Reply {
+pub fn failed_closed(family: Family, hold_id: Option<Uuid>) -> Reply {
     let message = "The budget service gave no answer, and this route does not go on without one.";
     let code = Some("budget_service_unavailable");
-    let mut reply = error(503, "purser_failed_closed", "server_error", code, None, message);
+    let details = "purser_failed_closed";
+    let refusal = Refusal { status: 503, details, kind: "server_error", code, param: None, message };
+    let mut reply = error(family, &refusal);
     reply.headers.extend(hold_id.map(|id| (HOLD_ID_HEADER, id.to_string())));
     reply
 }
@@ -170,7 +246,7 @@ mod tests {
 
     #[test]
     fn over_budget_names_what_ran_out() {
-        let reply = denied(&deny(DenyReason::OverBudget), Uuid::nil());
+        let reply = denied(Family::Openai, &deny(DenyReason::OverBudget), Uuid::nil());
         assert_eq!(reply.status, 429);
         let body: Value = serde_json::from_slice(&reply.body).unwrap();
         assert_eq!(
@@ -198,19 +274,40 @@ mod tests {
     fn each_refusal_has_its_status_and_is_final() {
         let unreadable_model = Unreadable::Member { name: "model", expected: "a name" };
         for (reply, status, code, param) in [
-            (denied(&deny(DenyReason::NotPriceable), Uuid::nil()), 403, "not_priceable", None),
-            (denied(&deny(DenyReason::Blocked), Uuid::nil()), 403, "blocked", None),
-            (denied(&deny(DenyReason::ModelNotAllowed), Uuid::nil()), 403, "model_not_allowed", None),
-            (denied(&deny(DenyReason::NoBudget), Uuid::nil()), 403, "no_budget", None),
-            (denied(&deny(DenyReason::NotBoundable), Uuid::nil()), 403, "not_boundable", None),
-            (denied(&deny(DenyReason::Closed), Uuid::nil()), 403, "denied", None),
-            (denied(&deny(DenyReason::Other), Uuid::nil()), 403, "denied", None),
-            (unidentified(&IdentityError::Missing("x-o".to_owned())), 403, "unidentified", None),
-            (unknown_api(), 403, "unknown_api", None),
-            (unreadable(&unreadable_model), 400, "unreadable_request", Some("model")),
-            (unreadable(&Unreadable::Empty), 400, "unreadable_request", None),
-            (too_large(10), 413, "request_too_large", None),
-            (failed_closed(None), 503, "budget_service_unavailable", None),
+            (
+                denied(Family::Openai, &deny(DenyReason::NotPriceable), Uuid::nil()),
+                403,
+                "not_priceable",
+                None,
+            ),
+            (denied(Family::Openai, &deny(DenyReason::Blocked), Uuid::nil()), 403, "blocked", None),
+            (
+                denied(Family::Openai, &deny(DenyReason::ModelNotAllowed), Uuid::nil()),
+                403,
+                "model_not_allowed",
+                None,
+            ),
+            (denied(Family::Openai, &deny(DenyReason::NoBudget), Uuid::nil()), 403, "no_budget", None),
+            (
+                denied(Family::Openai, &deny(DenyReason::NotBoundable), Uuid::nil()),
+                403,
+                "not_boundable",
+                None,
+            ),
+            (denied(Family::Openai, &deny(DenyReason::Closed), Uuid::nil()), 403, "denied", None),
+            (denied(Family::Openai, &deny(DenyReason::Other), Uuid::nil()), 403, "denied", None),
+            (
+                unidentified(Family::Openai, &IdentityError::Missing("x-o".to_owned())),
+                403,
+                "unidentified",
+                None,
+            ),
+            (no_upgrade(Family::Openai), 403, "upgrade_refused", None),
+            (unknown_api(Family::Openai), 403, "unknown_api", None),
+            (unreadable(Family::Openai, &unreadable_model), 400, "unreadable_request", Some("model")),
+            (unreadable(Family::Openai, &Unreadable::Empty), 400, "unreadable_request", None),
+            (too_large(Family::Openai, 10), 413, "request_too_large", None),
+            (failed_closed(Family::Openai, None), 503, "budget_service_unavailable", None),
         ] {
             assert_eq!(reply.status, status, "{reply:?}");
             assert_eq!(header(&reply, "x-should-retry"), Some("false"));
@@ -224,9 +321,66 @@ mod tests {
     }
 
     #[test]
+    fn each_family_has_its_shape() {
+        let over = deny(DenyReason::OverBudget);
+        let message = over.message.as_str();
+        let cases: [(Family, u16, Option<&str>, Value); 5] = [
+            (
+                Family::Anthropic,
+                429,
+                None,
+                json!({"type": "error", "request_id": null, "error": {
+                    "type": "rate_limit_error", "message": message,
+                    "details": {"error_code": "enforced_spend_limit_reached"},
+                }}),
+            ),
+            (
+                Family::Gemini,
+                429,
+                None,
+                json!({"error": {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED"}}),
+            ),
+            (Family::Bedrock, 400, Some("ServiceQuotaExceededException"), json!({"message": message})),
+            (Family::Cohere, 402, None, json!({"message": message})),
+            (Family::Ollama, 429, None, json!({"error": message})),
+        ];
+        for (family, status, class, body) in cases {
+            let reply = denied(family, &over, Uuid::nil());
+            assert_eq!(reply.status, status, "{family:?}");
+            assert_eq!(header(&reply, "x-amzn-errortype"), class, "{family:?}");
+            assert_eq!(serde_json::from_slice::<Value>(&reply.body).unwrap(), body, "{family:?}");
+            assert_eq!(header(&reply, "content-type"), Some("application/json"));
+            for (other, expected) in [
+                (denied(family, &deny(DenyReason::Blocked), Uuid::nil()), 403),
+                (too_large(family, 1), 413),
+                (unreadable(family, &Unreadable::Empty), 400),
+                (failed_closed(family, None), 503),
+            ] {
+                assert_eq!(other.status, expected, "{family:?}");
+            }
+        }
+        let kinds = |family, of: fn(&Value) -> &Value| {
+            [
+                denied(family, &deny(DenyReason::Blocked), Uuid::nil()),
+                too_large(family, 1),
+                failed_closed(family, None),
+            ]
+            .map(|reply| of(&serde_json::from_slice(&reply.body).unwrap()).as_str().unwrap().to_owned())
+        };
+        assert_eq!(
+            kinds(Family::Anthropic, |body| &body["error"]["type"]),
+            ["permission_error", "request_too_large", "api_error"]
+        );
+        assert_eq!(
+            kinds(Family::Gemini, |body| &body["error"]["status"]),
+            ["PERMISSION_DENIED", "INVALID_ARGUMENT", "UNAVAILABLE"]
+        );
+    }
+
+    #[test]
     fn nothing_unsafe_gets_into_a_header() {
         let mut deny = deny(DenyReason::OverBudget);
         deny.budget.as_mut().unwrap().resets_at = Some("x\r\nset-cookie: y".to_owned());
-        assert_eq!(header(&denied(&deny, Uuid::nil()), "x-purser-resets-at"), None);
+        assert_eq!(header(&denied(Family::Openai, &deny, Uuid::nil()), "x-purser-resets-at"), None);
     }
 }

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::{self, Deserialize, DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// For a `serde` visitor that walks to strings: numbers, truth values and null are passed over.
@@ -84,18 +84,29 @@ pub fn object<'a, const N: usize>(
     text: &'a str,
     keys: &[&'static str; N],
 ) -> Result<[Option<Found<'a>>; N], ScanError> {
+    let mut found = [const { None }; N];
+    members(text, keys, &mut found)?;
+    Ok(found)
+}
+
+/// Like [`object`], for keys whose number is not known beforehand: `found` has one place for each.
+///
+/// # Errors
+/// As [`object`].
+pub fn members<'a>(
+    text: &'a str,
+    keys: &[&'static str],
+    found: &mut [Option<Found<'a>>],
+) -> Result<(), ScanError> {
     let duplicate = Cell::new(None);
-    let seed = ObjectSeed { keys, duplicate: &duplicate };
+    let seed = ObjectSeed { keys, duplicate: &duplicate, text, found };
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let values = seed.deserialize(&mut deserializer).and_then(|values| deserializer.end().map(|()| values));
-    match values {
-        Ok(values) => Ok(values.map(|value| value.and_then(|raw| locate(text, raw.get())))),
-        Err(error) => Err(match duplicate.get() {
-            Some(key) => ScanError::Duplicate(key),
-            None if error.is_data() => ScanError::NotAnObject,
-            None => ScanError::NotJson(error.to_string()),
-        }),
-    }
+    let read = seed.deserialize(&mut deserializer).and_then(|()| deserializer.end());
+    read.map_err(|error| match duplicate.get() {
+        Some(key) => ScanError::Duplicate(key),
+        None if error.is_data() => ScanError::NotAnObject,
+        None => ScanError::NotJson(error.to_string()),
+    })
 }
 
 /// Like [`object`], for bytes.
@@ -108,13 +119,6 @@ pub fn object_bytes<'a, const N: usize>(
 ) -> Result<[Option<Found<'a>>; N], ScanError> {
     let text = std::str::from_utf8(bytes).map_err(|_| ScanError::NotUtf8)?;
     object(text, keys)
-}
-
-/// A message of the backend's, or nothing when the bytes are no such message. One parser reads all
-/// JSON here; it works on text.
-#[must_use]
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    serde_json::from_str(std::str::from_utf8(bytes).ok()?).ok()
 }
 
 /// The text of a JSON string, or nothing for any other value.
@@ -131,32 +135,32 @@ fn locate<'a>(whole: &'a str, part: &'a str) -> Option<Found<'a>> {
     Some(Found { raw, span: start..end })
 }
 
-struct ObjectSeed<'k, const N: usize> {
-    keys: &'k [&'static str; N],
+struct ObjectSeed<'k, 'a> {
+    keys: &'k [&'static str],
     duplicate: &'k Cell<Option<&'static str>>,
+    text: &'a str,
+    found: &'k mut [Option<Found<'a>>],
 }
 
-impl<'de, const N: usize> DeserializeSeed<'de> for ObjectSeed<'_, N> {
-    type Value = [Option<&'de RawValue>; N];
+impl<'de: 'a, 'a> DeserializeSeed<'de> for ObjectSeed<'_, 'a> {
+    type Value = ();
 
-    fn deserialize<D: de::Deserializer<'de>>(self, d: D) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: de::Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
         d.deserialize_map(self)
     }
 }
 
-impl<'de, const N: usize> Visitor<'de> for ObjectSeed<'_, N> {
-    type Value = [Option<&'de RawValue>; N];
+impl<'de: 'a, 'a> Visitor<'de> for ObjectSeed<'_, 'a> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut values = [None; N];
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(index) = map.next_key_seed(KeySeed(self.keys))? {
-            let Some((slot, key)) =
-                index.and_then(|index| Some((values.get_mut(index)?, *self.keys.get(index)?)))
-            else {
+            let place = index.and_then(|index| Some((self.found.get_mut(index)?, *self.keys.get(index)?)));
+            let Some((slot, key)) = place else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
@@ -164,9 +168,9 @@ impl<'de, const N: usize> Visitor<'de> for ObjectSeed<'_, N> {
                 self.duplicate.set(Some(key));
                 return Err(de::Error::custom("duplicate"));
             }
-            *slot = Some(map.next_value::<&RawValue>()?);
+            *slot = locate(self.text, map.next_value::<&RawValue>()?.get());
         }
-        Ok(values)
+        Ok(())
     }
 }
 
@@ -193,11 +197,58 @@ impl Visitor<'_> for KeySeed<'_> {
     }
 }
 
-/// The elements of a JSON array as raw text, or nothing for any other value.
+/// How many elements a JSON array has and how the first begins; nothing for any other value.
+#[must_use]
+pub fn count_elements(raw: &str) -> Option<(u64, Option<&str>)> {
+    struct Count;
+    impl<'de> Visitor<'de> for Count {
+        type Value = (u64, Option<&'de str>);
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let first = seq.next_element::<&RawValue>()?.map(RawValue::get);
+            let mut count = u64::from(first.is_some());
+            while seq.next_element::<IgnoredAny>()?.is_some() {
+                count = count.saturating_add(1);
+            }
+            Ok((count, first))
+        }
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(raw);
+    de::Deserializer::deserialize_seq(&mut deserializer, Count).ok()
+}
+
+/// Most elements of a list that are looked at one by one.
+pub const MAX_ELEMENTS: usize = 65_536;
+
+/// The elements of a JSON array as raw text, or nothing for any other value and for a list of more than
+/// [`MAX_ELEMENTS`].
 #[must_use]
 pub fn elements(raw: &str) -> Option<Vec<&RawValue>> {
+    struct Elements;
+    impl<'de> Visitor<'de> for Elements {
+        type Value = Vec<&'de RawValue>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut elements = Vec::new();
+            while let Some(element) = seq.next_element()? {
+                if elements.len() == MAX_ELEMENTS {
+                    return Err(de::Error::custom("too many elements"));
+                }
+                elements.push(element);
+            }
+            Ok(elements)
+        }
+    }
     let mut deserializer = serde_json::Deserializer::from_str(raw);
-    let elements = Vec::<&RawValue>::deserialize(&mut deserializer).ok()?;
+    let elements = de::Deserializer::deserialize_seq(&mut deserializer, Elements).ok()?;
     deserializer.end().ok().map(|()| elements)
 }
 
@@ -256,7 +307,13 @@ mod tests {
     fn lists_elements() {
         let raw: Vec<&str> = elements("[1, {\"a\":2} ,[]]").unwrap().into_iter().map(RawValue::get).collect();
         assert_eq!(raw, ["1", "{\"a\":2}", "[]"]);
+        assert_eq!(count_elements("[ 1, {\"a\":2} ,[]]"), Some((3, Some("1"))));
+        assert_eq!(count_elements("[]"), Some((0, None)));
+        assert_eq!((count_elements("{}"), count_elements("[1")), (None, None));
         assert!(elements("{}").is_none());
+        let many = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
+        assert_eq!(elements(&many(MAX_ELEMENTS)).map(|all| all.len()), Some(MAX_ELEMENTS));
+        assert!(elements(&many(MAX_ELEMENTS + 1)).is_none());
         assert!(elements("[").is_none());
     }
 }

@@ -24,10 +24,13 @@
 
 pub mod answer;
 pub mod api;
+pub mod base64;
 pub mod chunk;
 pub mod config;
 pub mod denial;
+pub mod dialect;
 pub mod exchange;
+pub mod frames;
 pub mod headers;
 pub mod identity;
 pub mod ids;
@@ -36,17 +39,25 @@ pub mod live;
 pub mod media;
 pub mod meter;
 pub mod outbox;
+pub mod pool;
 pub mod recent;
+pub mod replies;
 pub mod request;
 pub mod rewrite;
+pub mod signature;
 pub mod splice;
 pub mod sse;
 pub mod stream_edit;
 pub mod strict;
+pub mod text;
 pub mod usage;
+pub mod values;
 pub mod verdict;
 
 #[cfg(feature = "host")]
 pub mod host;
 #[cfg(feature = "host")]
 mod hostcalls;
+
+#[cfg(test)]
+mod corpus;

@@ -5,16 +5,13 @@
 //! several of them. Renewals go in batches of their own, beside the outbox and never in its way.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use purser_protocol::{
-    MAX_BATCH_ITEMS, Outcome, Payer, Renew, SettlementBatch, SettlementItem, SettlementResponse, VERSION,
-};
+use purser_protocol::{MAX_BATCH_ITEMS, Outcome, Payer, Renew, SettlementBatch, SettlementItem, VERSION};
 use uuid::Uuid;
 
-use crate::json_scan;
 use crate::recent::Recent;
+use crate::replies;
 use crate::verdict::CalloutAnswer;
 
 /// Most calls of one worker whose holds are renewed. Names are at most 256 bytes, so that they take
@@ -34,7 +31,7 @@ struct Registry {
     /// In the order of their turns: who was granted or renewed longest ago comes first.
     holds: Recent<Uuid, Live>,
     /// The holds in the batch under way.
-    in_flight: Option<BTreeSet<Uuid>>,
+    in_flight: Option<Vec<Uuid>>,
 }
 
 #[derive(Debug)]
@@ -122,14 +119,13 @@ impl LiveHolds {
     pub fn answered(&self, answer: Option<CalloutAnswer<'_>>) -> Renewals {
         let mut registry = self.0.borrow_mut();
         let mut sent = registry.in_flight.take().unwrap_or_default();
-        let response = answer
+        let results = answer
             .filter(|answer| answer.status == Some(200) && answer.is_backends())
-            .and_then(|answer| json_scan::parse::<SettlementResponse>(answer.body));
+            .and_then(|answer| replies::batch(answer.body));
         let mut renewals = Renewals::default();
-        for result in response.into_iter().flat_map(|response| response.results) {
-            if !sent.remove(&result.hold_id) {
-                continue;
-            }
+        for result in results.unwrap_or_default() {
+            let Some(at) = sent.iter().position(|id| *id == result.hold_id) else { continue };
+            sent.remove(at);
             match result.outcome {
                 Outcome::Recorded => renewals.recorded = renewals.recorded.saturating_add(1),
                 Outcome::Duplicate => renewals.duplicate = renewals.duplicate.saturating_add(1),

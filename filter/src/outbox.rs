@@ -5,13 +5,13 @@
 //! backend is away for too long the newest items are lost, and the caller counts them. Their holds
 //! then expire at the backend and are charged in full.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use purser_protocol::{Outcome, SettlementItem, SettlementResponse, VERSION};
+use purser_protocol::{ItemResult, Outcome, SettlementItem, VERSION};
 use uuid::Uuid;
 
 use crate::config::OutboxLimits;
-use crate::json_scan;
+use crate::replies;
 use crate::verdict::CalloutAnswer;
 
 /// First and longest time between attempts, milliseconds. What waited for a backend is to be in the
@@ -144,7 +144,7 @@ impl Outbox {
             return self.failed("the callout could not be sent".to_owned());
         };
         let results = match answer.status {
-            Some(200) if answer.is_backends() => json_scan::parse::<SettlementResponse>(answer.body),
+            Some(200) if answer.is_backends() => replies::batch(answer.body),
             Some(status @ (400 | 413 | 422)) if answer.is_backends() => {
                 return self.unreadable(sent, status);
             }
@@ -198,18 +198,15 @@ impl Outbox {
         tally
     }
 
-    fn acknowledge(&mut self, sent: usize, response: SettlementResponse) -> Tally {
-        let mut outcomes = BTreeMap::new();
-        for result in response.results {
-            outcomes.insert(result.hold_id, result.outcome);
-        }
+    fn acknowledge(&mut self, sent: usize, mut results: Vec<ItemResult>) -> Tally {
         let mut tally = Tally::default();
         let mut kept = Vec::new();
         for item in self.queue.drain(..sent.min(self.queue.len())) {
-            match outcomes.remove(&item.hold_id) {
-                Some(outcome) => {
+            // They come in the order they were sent in, so that this looks at one of them.
+            match results.iter().position(|result| result.hold_id == item.hold_id) {
+                Some(at) => {
                     self.bytes = self.bytes.saturating_sub(item.bytes());
-                    tally.add(item.hold_id, outcome);
+                    tally.add(item.hold_id, results.remove(at).outcome);
                 }
                 None => kept.push(item),
             }

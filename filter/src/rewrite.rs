@@ -2,7 +2,7 @@
 
 use purser_protocol::{MAX_NAME_BYTES, Rewrite};
 
-use crate::request::ChatRequest;
+use crate::request::{CallRequest, CapPlace};
 use crate::splice::{self, Edit};
 
 /// Edits for the body of one request.
@@ -21,19 +21,43 @@ pub enum RewriteError {
     TooLarge,
 }
 
+/// What of a verdict's rewrite a request can carry out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Feasible {
+    /// The part that can.
+    pub rewrite: Rewrite,
+    /// Some of it can't.
+    pub falls_short: bool,
+}
+
+/// Parts a rewrite: the model may stand in the path, the request may be signed, the API may have no cap.
+#[must_use]
+pub fn feasible(request: &CallRequest, wanted: &Rewrite) -> Feasible {
+    let can_model = request.model_at.is_some();
+    let can_cap = request.cap != CapPlace::Fixed;
+    Feasible {
+        falls_short: (wanted.model.is_some() && !can_model)
+            || (wanted.max_output_tokens.is_some() && !can_cap),
+        rewrite: Rewrite {
+            model: wanted.model.clone().filter(|_| can_model),
+            max_output_tokens: wanted.max_output_tokens.filter(|_| can_cap),
+        },
+    }
+}
+
 impl BodyRewrite {
-    /// What the request needs: usage switched on in its stream, and what the verdict says. Nothing
-    /// when the body can go out as it is.
+    /// What the request needs: usage switched on in its stream, and what the verdict says as far as it
+    /// can be done. Nothing when the body can go out as it is.
     #[must_use]
-    pub fn of(request: &ChatRequest, verdict: Option<&Rewrite>) -> Option<Self> {
+    pub fn of(request: &CallRequest, verdict: &Rewrite) -> Option<Self> {
         let mut edits: Vec<Edit> = request.usage_switch.iter().cloned().collect();
-        if let Some(model) = verdict.and_then(|rewrite| rewrite.model.as_ref()) {
+        if let (Some(model), Some(at)) = (&verdict.model, &request.model_at) {
             // A text can't fail to serialize; an empty value would be refused upstream.
             let text = serde_json::to_string(model).unwrap_or_default();
-            edits.push(Edit::replace(request.model_at.clone(), text));
+            edits.push(Edit::replace(at.clone(), text));
         }
-        if let Some(cap) = verdict.and_then(|rewrite| rewrite.max_output_tokens) {
-            edits.extend(cap_edits(request, cap));
+        if let Some(cap) = verdict.max_output_tokens {
+            edits.extend(request.cap.edits(cap).unwrap_or_default());
         }
         (!edits.is_empty()).then_some(Self { edits, body_bytes: request.body_bytes })
     }
@@ -60,25 +84,23 @@ pub fn is_sound(rewrite: &Rewrite) -> bool {
     rewrite.model.as_ref().is_none_or(|model| (1..=MAX_NAME_BYTES).contains(&model.len()))
 }
 
-/// Every cap the request names gets the new value; without one it gets the current name.
-fn cap_edits(request: &ChatRequest, cap: u64) -> Vec<Edit> {
-    if request.caps_at.is_empty() {
-        let text = format!(r#","max_completion_tokens":{cap}"#);
-        return vec![Edit::insert(request.model_at.end, text)];
-    }
-    request.caps_at.iter().map(|at| Edit::replace(at.clone(), cap.to_string())).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request;
+    use crate::api::Route;
+    use crate::config::Dialect;
+    use crate::request::{self, BodyKind};
+    use purser_protocol::Api;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    fn rewritten(body: &str, verdict: Option<&Rewrite>) -> Option<String> {
-        let request = request::read(body.as_bytes()).unwrap();
-        let rewrite = BodyRewrite::of(&request, verdict)?;
+    fn chat(body: &[u8]) -> CallRequest {
+        let route = Route::new(Api::OpenaiChat, Dialect::Openai);
+        request::read(&route, &BodyKind::default(), body).unwrap()
+    }
+
+    fn rewritten(body: &str, verdict: &Rewrite) -> Option<String> {
+        let rewrite = BodyRewrite::of(&chat(body.as_bytes()), verdict)?;
         let rewritten = rewrite.apply(body.as_bytes(), 1000).unwrap();
         Some(String::from_utf8(rewritten).unwrap())
     }
@@ -97,21 +119,42 @@ mod tests {
                 r#"{"max_tokens":42,"model":"a \"b\"\n","max_completion_tokens":42}"#,
             ),
         ] {
-            assert_eq!(rewritten(body, Some(&verdict)).as_deref(), Some(expected));
+            assert_eq!(rewritten(body, &verdict).as_deref(), Some(expected));
         }
-        assert_eq!(rewritten(r#"{"model":"m"}"#, None), None);
-        assert_eq!(rewritten(r#"{"model":"m"}"#, Some(&Rewrite::default())), None);
+        assert_eq!(rewritten(r#"{"model":"m"}"#, &Rewrite::default()), None);
     }
 
     #[test]
     fn refuses_another_body_and_one_that_grows_too_large() {
         let body = br#"{"model":"m","stream":true}"#;
-        let request = request::read(body).unwrap();
-        let rewrite = BodyRewrite::of(&request, None).unwrap();
+        let rewrite = BodyRewrite::of(&chat(body), &Rewrite::default()).unwrap();
         let full = rewrite.apply(body, usize::MAX).unwrap().len();
         assert_eq!(rewrite.apply(body, full - 1), Err(RewriteError::TooLarge));
         assert!(rewrite.apply(body, full).is_ok());
         assert_eq!(rewrite.apply(&body[1..], usize::MAX), Err(RewriteError::Changed));
+    }
+
+    #[test]
+    fn a_signed_request_and_a_model_in_the_path_are_left_alone() {
+        let wanted = Rewrite { model: Some("cheap".to_owned()), max_output_tokens: Some(7) };
+        let body = br#"{"contents":[]}"#;
+        let mut route = Route::new(Api::GeminiGenerate, Dialect::Gemini);
+        route.model = Some("g".to_owned());
+        for (kind, can_cap) in
+            [(BodyKind::default(), true), (BodyKind { is_signed: true, boundary: None }, false)]
+        {
+            let request = request::read(&route, &kind, body).unwrap();
+            assert_eq!(request.size.unchangeable, !can_cap);
+            let feasible = feasible(&request, &wanted);
+            assert!(feasible.falls_short);
+            assert_eq!(feasible.rewrite, Rewrite { model: None, max_output_tokens: can_cap.then_some(7) });
+            let out =
+                BodyRewrite::of(&request, &feasible.rewrite).map(|rewrite| rewrite.apply(body, 100).unwrap());
+            let expected = r#"{"generationConfig":{"maxOutputTokens":7},"contents":[]}"#;
+            assert_eq!(out, can_cap.then(|| expected.as_bytes().to_vec()));
+        }
+        let plain = feasible(&chat(br#"{"model":"m"}"#), &wanted);
+        assert_eq!(plain, Feasible { rewrite: wanted, falls_short: false });
     }
 
     #[test]

@@ -1,5 +1,14 @@
 //! A provider's usage, turned into classes that don't overlap.
 
+mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use tables::{
+    ANTHROPIC, CHAT, COHERE, CONVERSE, EMBEDDINGS, GEMINI, IMAGES, INVOCATION, LLAMA, OLLAMA, RESPONSES,
+    TRANSCRIPTION,
+};
+
 use purser_protocol::Usage;
 
 use crate::json_scan::{self, Found};
@@ -7,108 +16,199 @@ use crate::json_scan::{self, Found};
 /// More tokens than any one call can use; a larger number is nonsense and counts as unknown.
 const MAX_TOKENS: u64 = 1 << 40;
 
-/// Reads OpenAI's usage object.
-///
-/// Its `prompt_tokens` include cached and cache-written ones and its `completion_tokens` include
-/// reasoning; here each token lands in one class. Parts that exceed their whole are nonsense: then
-/// only the whole counts, in the undiscounted class. Nothing is returned when a total is missing or
-/// not a count.
-#[must_use]
-pub fn read_openai(raw: &str) -> Option<Usage> {
-    let [prompt, completion, prompt_details, completion_details] = json_scan::object(
-        raw,
-        &["prompt_tokens", "completion_tokens", "prompt_tokens_details", "completion_tokens_details"],
-    )
-    .ok()?;
-    let prompt = tokens(prompt.as_ref())?;
-    let completion = tokens(completion.as_ref())?;
-    let [cached, written] = details(prompt_details.as_ref(), ["cached_tokens", "cache_write_tokens"]);
-    let [reasoning] = details(completion_details.as_ref(), ["reasoning_tokens"]);
-    let (input, cached, written) = match prompt.checked_sub(cached.saturating_add(written)) {
-        Some(input) => (input, cached, written),
-        None => (prompt, 0, 0),
+/// Where a count stands in a usage object.
+#[derive(Debug, Clone, Copy)]
+pub enum Place {
+    /// A member.
+    Key(&'static str),
+    /// A member of a member.
+    In(&'static str, &'static str),
+    /// In a list of objects: the list, a label's name and value, and the count's name. Those with the
+    /// label add up.
+    Labelled(&'static str, (&'static str, &'static str), &'static str),
+}
+
+/// What a provider counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// Input, with or without the parts below.
+    Input,
+    /// Input that tools brought in, beside all other.
+    ToolInput,
+    /// Read from a cache.
+    Cached,
+    /// Written to a cache, of any lifetime.
+    Write,
+    /// Written to a cache for five minutes.
+    Write5m,
+    /// Written to a cache for an hour.
+    Write1h,
+    /// Audio in the input.
+    AudioIn,
+    /// Images in the input.
+    ImageIn,
+    /// Output, with or without the parts below.
+    Output,
+    /// Reasoning.
+    Reasoning,
+    /// Audio in the output.
+    AudioOut,
+    /// Images in the output.
+    ImageOut,
+}
+
+const SLOTS: usize = 12;
+
+/// How a provider tells its usage.
+#[derive(Debug)]
+pub struct Table {
+    /// What stands where. A later place of the same slot wins.
+    pub fields: &'static [(Place, Slot)],
+    /// Without these the usage is unknown.
+    pub needed: &'static [Slot],
+    /// Units other than tokens, by name.
+    pub units: &'static [(Place, &'static str)],
+    /// `Input` includes what was read from and written to caches.
+    pub input_includes_cache: bool,
+    /// `Output` includes reasoning.
+    pub output_includes_reasoning: bool,
+    /// Counts come in several objects, each field with its last value.
+    pub merges: bool,
+    /// Counts may be written as decimals.
+    pub decimals: bool,
+    /// Output that isn't said to be anything else is images.
+    pub output_is_images: bool,
+}
+
+/// Counts as told so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts([Option<u64>; SLOTS]);
+
+impl Counts {
+    fn get(&self, slot: Slot) -> Option<u64> {
+        self.0.get(slot as usize).copied().flatten()
+    }
+
+    fn set(&mut self, slot: Slot, count: u64) {
+        if let Some(place) = self.0.get_mut(slot as usize) {
+            *place = Some(count);
+        }
+    }
+
+    fn or_zero(&self, slot: Slot) -> u64 {
+        self.get(slot).unwrap_or(0)
+    }
+}
+
+/// Takes in a usage object. `counts` keeps what tables that merge have told before. Nothing is returned
+/// when a needed count is missing or not a count.
+pub fn read(raw: &str, table: &Table, counts: &mut Counts) -> Option<Usage> {
+    let mut told = if table.merges { *counts } else { Counts::default() };
+    for (place, slot) in table.fields {
+        if let Some(count) = count_at(raw, *place, table.decimals) {
+            told.set(*slot, count);
+        }
+    }
+    *counts = told;
+    if table.needed.iter().any(|slot| told.get(*slot).is_none()) {
+        return None;
+    }
+    Some(resolve(&told, table))
+}
+
+/// Hands over the units that a usage object tells.
+pub fn units(raw: &str, table: &Table, mut sink: impl FnMut(&'static str, u64)) {
+    for (place, name) in table.units {
+        if let Some(count) = count_at(raw, *place, true) {
+            sink(name, count);
+        }
+    }
+}
+
+/// Each token lands in one class. Parts that exceed their whole are nonsense: then fewer of them are
+/// believed, and in the end only the whole counts, in the undiscounted class.
+fn resolve(told: &Counts, table: &Table) -> Usage {
+    let (five, hour) = (told.or_zero(Slot::Write5m), told.or_zero(Slot::Write1h));
+    let unsplit = told.or_zero(Slot::Write).saturating_sub(five.saturating_add(hour));
+    let cached = told.or_zero(Slot::Cached);
+    let caches = [cached, five.saturating_add(unsplit), hour];
+    let media = [told.or_zero(Slot::AudioIn), told.or_zero(Slot::ImageIn)];
+    let whole = told.or_zero(Slot::Input);
+    let inside = if table.input_includes_cache { caches } else { [0; 3] };
+    let (input, caches, media) = match (minus(whole, &[&inside, &media]), minus(whole, &[&inside])) {
+        (Some(rest), _) => (rest, caches, media),
+        (None, Some(rest)) => (rest, caches, [0; 2]),
+        (None, None) => (whole, [0; 3], [0; 2]),
     };
-    let (output, reasoning) = match completion.checked_sub(reasoning) {
-        Some(output) => (output, reasoning),
-        None => (completion, 0),
+    let [cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens] = caches;
+    let [audio_input_tokens, image_input_tokens] = media;
+
+    let whole = told.or_zero(Slot::Output);
+    let thought = told.or_zero(Slot::Reasoning);
+    let images = match told.get(Slot::ImageOut) {
+        None if table.output_is_images => whole,
+        told => told.unwrap_or(0),
     };
-    Some(Usage {
-        input_tokens: input,
-        cached_input_tokens: cached,
-        cache_write_5m_tokens: written,
-        cache_write_1h_tokens: 0,
+    let media = [told.or_zero(Slot::AudioOut), images];
+    let inside = if table.output_includes_reasoning { [thought] } else { [0] };
+    let (output, reasoning_tokens, media) = match (minus(whole, &[&inside, &media]), minus(whole, &[&inside]))
+    {
+        (Some(rest), _) => (rest, thought, media),
+        (None, Some(rest)) => (rest, thought, [0; 2]),
+        (None, None) => (whole, 0, [0; 2]),
+    };
+    let [audio_output_tokens, image_output_tokens] = media;
+    Usage {
+        input_tokens: input.saturating_add(told.or_zero(Slot::ToolInput)),
+        cached_input_tokens,
+        cache_write_5m_tokens,
+        cache_write_1h_tokens,
         output_tokens: output,
-        reasoning_tokens: reasoning,
-    })
+        reasoning_tokens,
+        audio_input_tokens,
+        audio_output_tokens,
+        image_input_tokens,
+        image_output_tokens,
+    }
 }
 
-fn tokens(found: Option<&Found<'_>>) -> Option<u64> {
-    found?.raw.parse().ok().filter(|count| *count <= MAX_TOKENS)
+fn minus(whole: u64, parts: &[&[u64]]) -> Option<u64> {
+    parts.iter().copied().flatten().try_fold(whole, |left, part| left.checked_sub(*part))
 }
 
-/// Counts in a details object; 0 for what isn't there or isn't a count.
-fn details<const N: usize>(found: Option<&Found<'_>>, keys: [&'static str; N]) -> [u64; N] {
-    found
-        .and_then(|found| json_scan::object(found.raw, &keys).ok())
-        .map_or([0; N], |parts| parts.map(|part| tokens(part.as_ref()).unwrap_or(0)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    #[test]
-    fn classes_do_not_overlap() {
-        for (raw, expected) in [
-            (r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}"#, [10, 0, 0, 0, 5, 0]),
-            (
-                r#"{"prompt_tokens":100,"completion_tokens":50,
-                    "prompt_tokens_details":{"cached_tokens":60,"cache_write_tokens":30,"audio_tokens":0},
-                    "completion_tokens_details":{"reasoning_tokens":20,"audio_tokens":1}}"#,
-                [10, 60, 30, 0, 30, 20],
-            ),
-            (
-                r#"{"prompt_tokens":1,"completion_tokens":2,"prompt_tokens_details":null,
-                    "completion_tokens_details":null}"#,
-                [1, 0, 0, 0, 2, 0],
-            ),
-            (
-                r#"{"prompt_tokens":5,"completion_tokens":5,
-                    "prompt_tokens_details":{"cached_tokens":6},
-                    "completion_tokens_details":{"reasoning_tokens":6}}"#,
-                [5, 0, 0, 0, 5, 0],
-            ),
-            (
-                r#"{"prompt_tokens":5,"completion_tokens":5,
-                    "prompt_tokens_details":{"cached_tokens":"x","cache_write_tokens":-1},
-                    "completion_tokens_details":[1]}"#,
-                [5, 0, 0, 0, 5, 0],
-            ),
-        ] {
-            assert_eq!(read_openai(raw).map(|usage| usage.classes()), Some(expected), "{raw}");
+fn count_at(raw: &str, place: Place, decimals: bool) -> Option<u64> {
+    let read = |found: Option<Found<'_>>| count(found?.raw, decimals);
+    let inside = |raw: &str, key| json_scan::object(raw, &[key]).ok().and_then(|[found]| read(found));
+    match place {
+        Place::Key(key) => inside(raw, key),
+        Place::In(outer, key) => {
+            let [outer] = json_scan::object(raw, &[outer]).ok()?;
+            inside(outer?.raw, key)
+        }
+        Place::Labelled(list, (label, value), key) => {
+            let [list] = json_scan::object(raw, &[list]).ok()?;
+            let mut sum = None;
+            for item in json_scan::elements(list?.raw)? {
+                let [name, found] = json_scan::object(item.get(), &[label, key]).ok()?;
+                if name.and_then(|name| json_scan::string(name.raw)).as_deref() == Some(value) {
+                    sum = Some(read(found)?.saturating_add(sum.unwrap_or(0)));
+                }
+            }
+            sum
         }
     }
+}
 
-    #[test]
-    fn nonsense_is_unknown() {
-        for raw in [
-            "null",
-            "[]",
-            "7",
-            "{}",
-            r#"{"prompt_tokens":1}"#,
-            r#"{"prompt_tokens":null,"completion_tokens":1}"#,
-            r#"{"prompt_tokens":"1","completion_tokens":1}"#,
-            r#"{"prompt_tokens":-1,"completion_tokens":1}"#,
-            r#"{"prompt_tokens":1.5,"completion_tokens":1}"#,
-            r#"{"prompt_tokens":1e3,"completion_tokens":1}"#,
-            r#"{"prompt_tokens":18446744073709551616,"completion_tokens":1}"#,
-            r#"{"prompt_tokens":18446744073709551615,"completion_tokens":1}"#,
-            r#"{"prompt_tokens":1,"prompt_tokens":2,"completion_tokens":1}"#,
-        ] {
-            assert_eq!(read_openai(raw), None, "{raw}");
-        }
+/// A count; with decimals, rounded up.
+fn count(raw: &str, decimals: bool) -> Option<u64> {
+    let (whole, fraction) = match raw.split_once('.') {
+        Some((whole, fraction)) if decimals => (whole, fraction),
+        _ => (raw, ""),
+    };
+    if !fraction.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
     }
+    let whole: u64 = whole.parse().ok()?;
+    let rounded = whole.checked_add(u64::from(fraction.bytes().any(|digit| digit != b'0')))?;
+    (rounded <= MAX_TOKENS).then_some(rounded)
 }

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use purser_protocol::{HoldResponse, MARKER_VALUE, Verdict};
+use purser_protocol::{MARKER_VALUE, Verdict};
 use uuid::Uuid;
 
-use crate::json_scan;
+use crate::replies;
 use crate::rewrite;
 
 /// An HTTP answer to a callout.
@@ -75,8 +75,8 @@ pub fn read(answer: CalloutAnswer<'_>, hold_id: Uuid) -> Outcome {
 }
 
 fn decided(answer: CalloutAnswer<'_>, hold_id: Uuid) -> Outcome {
-    let response = json_scan::parse::<HoldResponse>(answer.body)
-        .filter(|response| answer.is_backends() && response.hold_id == hold_id);
+    let response =
+        replies::hold(answer.body).filter(|response| answer.is_backends() && response.hold_id == hold_id);
     match response.map(|response| response.verdict) {
         Some(Verdict::Allow(allow)) if !allow.rewrite.as_ref().is_none_or(rewrite::is_sound) => {
             Outcome::Failed(Failure::NotAVerdict)

@@ -23,16 +23,78 @@ pub struct Payer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Api {
-    /// OpenAI Chat Completions, `POST /v1/chat/completions`.
+    /// OpenAI Chat Completions, `POST /v1/chat/completions`; also as Azure, Mistral, DeepSeek, OpenRouter, vLLM
+    /// and Gemini's compatible path speak it.
     OpenaiChat,
+    /// OpenAI Responses, `POST /v1/responses`.
+    OpenaiResponses,
+    /// OpenAI Completions, the older API: `POST /v1/completions`.
+    OpenaiCompletions,
+    /// OpenAI Embeddings, `POST /v1/embeddings`.
+    OpenaiEmbeddings,
+    /// OpenAI Images: generations, edits and variations.
+    OpenaiImages,
+    /// OpenAI Audio: speech, transcriptions and translations.
+    OpenaiAudio,
+    /// OpenAI Batches, `POST /v1/batches`: the work is in a file, its usage never comes on the call.
+    OpenaiBatches,
+    /// Anthropic Messages, `POST /v1/messages`, also on Vertex.
+    AnthropicMessages,
+    /// Anthropic Message Batches: usage never comes on the call.
+    AnthropicBatches,
+    /// Gemini `generateContent` and `streamGenerateContent`, on AI Studio and Vertex.
+    GeminiGenerate,
+    /// Bedrock `Converse` and `ConverseStream`.
+    BedrockConverse,
+    /// Bedrock `InvokeModel`, with and without a stream: the vendor's own JSON.
+    BedrockInvoke,
+    /// Cohere Chat, `POST /v2/chat`.
+    CohereChat,
+    /// Rerank, as Cohere and those who copy it have it.
+    Rerank,
+    /// Ollama's own `POST /api/chat` and `/api/generate`.
+    Ollama,
 }
 
 impl Api {
+    /// Every API.
+    pub const ALL: [Self; 15] = [
+        Self::OpenaiChat,
+        Self::OpenaiResponses,
+        Self::OpenaiCompletions,
+        Self::OpenaiEmbeddings,
+        Self::OpenaiImages,
+        Self::OpenaiAudio,
+        Self::OpenaiBatches,
+        Self::AnthropicMessages,
+        Self::AnthropicBatches,
+        Self::GeminiGenerate,
+        Self::BedrockConverse,
+        Self::BedrockInvoke,
+        Self::CohereChat,
+        Self::Rerank,
+        Self::Ollama,
+    ];
+
     /// The name on the wire and in the ledger.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OpenaiChat => "openai_chat",
+            Self::OpenaiResponses => "openai_responses",
+            Self::OpenaiCompletions => "openai_completions",
+            Self::OpenaiEmbeddings => "openai_embeddings",
+            Self::OpenaiImages => "openai_images",
+            Self::OpenaiAudio => "openai_audio",
+            Self::OpenaiBatches => "openai_batches",
+            Self::AnthropicMessages => "anthropic_messages",
+            Self::AnthropicBatches => "anthropic_batches",
+            Self::GeminiGenerate => "gemini_generate",
+            Self::BedrockConverse => "bedrock_converse",
+            Self::BedrockInvoke => "bedrock_invoke",
+            Self::CohereChat => "cohere_chat",
+            Self::Rerank => "rerank",
+            Self::Ollama => "ollama",
         }
     }
 }
@@ -65,6 +127,14 @@ pub struct Size {
     /// How many answers are asked for; each may use the whole cap.
     #[serde(default = "one")]
     pub choices: u32,
+    /// Whether the model reads more than the request carries: an earlier answer or a conversation the
+    /// provider keeps, cached content, media by reference. `text_bytes` then bounds nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub server_context: bool,
+    /// Whether the request can't be changed on its way because it is signed: a verdict's rewrite would not
+    /// be carried out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchangeable: bool,
 }
 
 const fn one() -> u32 {

@@ -51,5 +51,11 @@ pub const MAX_TAGS: usize = 8;
 /// Longest name or value of a cost tag, in bytes.
 pub const MAX_TAG_BYTES: usize = 64;
 
+/// Most kinds of units of one call.
+pub const MAX_UNITS: usize = 16;
+
+/// Longest name of a unit and of a service tier, in bytes.
+pub const MAX_UNIT_BYTES: usize = 64;
+
 /// Longest org, team, user, provider or model name, in bytes. Longer ones are refused.
 pub const MAX_NAME_BYTES: usize = 256;

@@ -89,6 +89,21 @@ pub struct Settlement {
     /// Cost tags, as in the hold.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
+    /// The tier, speed or traffic class that the answer names (`flex`, `priority`, `fast`); its price
+    /// may differ from the one asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<String>,
+    /// What costs by the piece and not by the token, as the answer tells it: `web_search_requests`,
+    /// `images`, `audio_seconds`, `search_units` and so on; at most [`crate::MAX_UNITS`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub units: BTreeMap<String, u64>,
+    /// The cost that the provider itself reports with the answer, nano-USD, rounded up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_cost_nanousd: Option<i64>,
+    /// Whether the call was taken on, and its usage will never be told on it (background answers,
+    /// batches): it is charged at its full estimate at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub usage_never_comes: bool,
 }
 
 /// Gives back a hold whose call was never sent. Also sent when the hold's answer was never seen: if
@@ -137,12 +152,29 @@ pub struct Usage {
     pub output_tokens: u64,
     /// Output spent on reasoning.
     pub reasoning_tokens: u64,
+    /// Audio in the input.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub audio_input_tokens: u64,
+    /// Audio in the output.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub audio_output_tokens: u64,
+    /// Images in the input.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub image_input_tokens: u64,
+    /// Images in the output.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub image_output_tokens: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Usage {
     /// The counts, in the order of the fields.
     #[must_use]
-    pub const fn classes(&self) -> [u64; 6] {
+    pub const fn classes(&self) -> [u64; 10] {
         [
             self.input_tokens,
             self.cached_input_tokens,
@@ -150,6 +182,10 @@ impl Usage {
             self.cache_write_1h_tokens,
             self.output_tokens,
             self.reasoning_tokens,
+            self.audio_input_tokens,
+            self.audio_output_tokens,
+            self.image_input_tokens,
+            self.image_output_tokens,
         ]
     }
 }

@@ -23,7 +23,7 @@ fn round_trip<T: DeserializeOwned + Serialize>(name: &str) -> T {
 
 #[test]
 fn every_golden_file_reads_and_writes_the_same() {
-    for name in ["hold-request", "hold-request-least", "hold-request-tags"] {
+    for name in ["hold-request", "hold-request-least", "hold-request-tags", "hold-request-context"] {
         round_trip::<HoldRequest>(name);
     }
     for name in [
@@ -36,12 +36,14 @@ fn every_golden_file_reads_and_writes_the_same() {
     ] {
         round_trip::<HoldResponse>(name);
     }
-    for name in ["settlement-batch", "settlement-batch-tags", "settlement-batch-renewal"] {
+    for name in
+        ["settlement-batch", "settlement-batch-tags", "settlement-batch-renewal", "settlement-batch-units"]
+    {
         round_trip::<SettlementBatch>(name);
     }
     round_trip::<SettlementResponse>("settlement-response");
     let files = std::fs::read_dir(format!("{}/golden", env!("CARGO_MANIFEST_DIR"))).unwrap().count();
-    assert_eq!(files, 13, "a golden file that no test reads pins nothing");
+    assert_eq!(files, 15, "a golden file that no test reads pins nothing");
 }
 
 #[test]
@@ -85,4 +87,13 @@ fn an_unknown_reason_is_still_a_denial() {
     newer["reason"] = json!("not_invented_yet");
     let read: HoldResponse = serde_json::from_value(newer).unwrap();
     assert!(matches!(read.verdict, purser_protocol::Verdict::Deny(_)));
+}
+
+#[test]
+fn every_api_has_one_name() {
+    use purser_protocol::Api;
+    for api in Api::ALL {
+        assert_eq!(serde_json::to_value(api).unwrap(), json!(api.as_str()));
+        assert_eq!(serde_json::from_value::<Api>(json!(api.as_str())).unwrap(), api);
+    }
 }

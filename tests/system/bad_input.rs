@@ -164,9 +164,14 @@ async fn no_spelling_of_the_path_is_a_way_around() {
         "/v1/completions",
         "/v1/embeddings",
         "/v1/responses",
+        "/V1/messages/",
+        "/v1/messages/batches",
+        "/v1beta/models/gemini-2.5-pro%3AgenerateContent",
+        "/model/m/Converse",
+        "/api/chat",
         "/",
     ] {
-        for method in ["POST", "PUT", "PATCH", "DELETE", "MADEUP"] {
+        for method in ["POST", "PUT", "PATCH", "MADEUP"] {
             let request = format!(
                 "{method} {path} HTTP/1.1\r\nhost: llm.example\r\nconnection: close\r\nx-budget-org: broke\r\n{}\r\n{body}",
                 with_length(&body)
@@ -177,6 +182,9 @@ async fn no_spelling_of_the_path_is_a_way_around() {
     // A connection that stops being HTTP can't be metered.
     let upgrade = "GET /v1/realtime HTTP/1.1\r\nhost: llm.example\r\nconnection: close, upgrade\r\nx-budget-org: broke\r\nupgrade: websocket\r\n\r\n";
     requests.push(("an upgrade".to_owned(), upgrade.to_owned()));
+    // What only deletes is free, unless a server may take it for something else.
+    let disguised = "DELETE /v1/chat/completions HTTP/1.1\r\nhost: llm.example\r\nconnection: close\r\nx-budget-org: broke\r\nx-http-method-override: POST\r\n\r\n";
+    requests.push(("a disguise".to_owned(), disguised.to_owned()));
     let answers = requests.iter().map(|(_, request)| raw::http1(stack.envoy.egress, request.as_bytes()));
     for ((what, _), answer) in requests.iter().zip(join_all(answers).await) {
         let (status, _, _) = parts(&answer);

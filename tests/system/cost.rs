@@ -81,7 +81,7 @@ async fn every_answer_costs_what_the_provider_bills() {
 }
 
 fn assert_same(row: &LedgerRow, billed: &BilledRow) {
-    let BilledTokens { input_tokens, cached_tokens, output_tokens, reasoning_tokens } = billed.tokens;
+    let BilledTokens { input_tokens, cached_tokens, output_tokens, reasoning_tokens, .. } = billed.tokens;
     for (recorded, billed_amount) in [
         (row.cost_nanousd, billed.amount_nanousd),
         (row.input_tokens, input_tokens),

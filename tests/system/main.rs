@@ -5,18 +5,23 @@
 
 mod backend_start;
 mod bad_input;
+mod billing;
 mod budgets;
 mod config;
 mod cost;
 mod docs;
 mod failures;
+mod framing;
 mod identity;
 mod outages;
 mod path;
 mod policies;
 mod renewals;
+mod sdks;
+mod sdks_of_others;
 mod seen;
 mod strict;
 mod tidy;
 mod tiers;
+mod vendors;
 mod verdicts;

@@ -169,6 +169,10 @@ async fn a_settlement_sent_again_counts_once() {
         duration_ms: 5,
         first_byte_ms: None,
         tags: BTreeMap::new(),
+        service_tier: None,
+        units: BTreeMap::new(),
+        reported_cost_nanousd: None,
+        usage_never_comes: false,
     };
     let batch =
         SettlementBatch { version: VERSION, items: vec![SettlementItem::Settle(Box::new(settlement))] };

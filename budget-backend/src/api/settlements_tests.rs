@@ -25,6 +25,10 @@ fn settlement() -> Settlement {
         duration_ms: 1,
         first_byte_ms: None,
         tags: BTreeMap::new(),
+        service_tier: None,
+        units: BTreeMap::new(),
+        reported_cost_nanousd: None,
+        usage_never_comes: false,
     }
 }
 

@@ -79,7 +79,7 @@ impl Backend {
                 model: "gpt-4o-mini".to_owned(),
                 stream: false,
             },
-            size: Size { text_bytes: 100, media_parts: 0, max_output_tokens: Some(10), choices: 1 },
+            size: Size { text_bytes: 100, max_output_tokens: Some(10), choices: 1, ..Size::default() },
             tags: std::collections::BTreeMap::new(),
             deadline_ms: 5_000,
         };

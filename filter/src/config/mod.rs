@@ -16,6 +16,8 @@ pub struct Config {
     pub backend: Backend,
     /// Who bills for the calls, as in the backend's price table.
     pub provider: String,
+    /// What the provider speaks, where the paths of several look alike.
+    pub dialect: Dialect,
     /// Headers, set by a trusted hop, that say who pays. Always removed before a request goes out.
     pub identity: Identity,
     /// What happens to a metered call that names no org.
@@ -91,6 +93,62 @@ pub enum FailureMode {
     Closed,
 }
 
+/// What a provider speaks: how it departs from OpenAI's API, and the shape of its errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// OpenAI itself, also on Azure.
+    Openai,
+    /// A server that copies OpenAI's API: the output cap has its older name.
+    Compatible,
+    /// Refuses fields it doesn't know, and tells usage unasked.
+    Mistral,
+    /// Tells what each call cost.
+    Openrouter,
+    /// Anthropic.
+    Anthropic,
+    /// Google.
+    Gemini,
+    /// Amazon Bedrock.
+    Bedrock,
+    /// Cohere.
+    Cohere,
+    /// Ollama.
+    Ollama,
+}
+
+impl Dialect {
+    const WORDS: [(&str, Self); 9] = [
+        ("openai", Self::Openai),
+        ("compatible", Self::Compatible),
+        ("mistral", Self::Mistral),
+        ("openrouter", Self::Openrouter),
+        ("anthropic", Self::Anthropic),
+        ("gemini", Self::Gemini),
+        ("bedrock", Self::Bedrock),
+        ("cohere", Self::Cohere),
+        ("ollama", Self::Ollama),
+    ];
+
+    /// What a provider of this name speaks: `mistral`, `mistral-eu`, `vertex_ai/mistral`.
+    #[must_use]
+    pub fn of_provider(provider: &str) -> Self {
+        let name = provider.to_ascii_lowercase();
+        if name.contains("azure") {
+            return Self::Openai;
+        }
+        if name.contains("deepseek") {
+            // As Mistral it sends usage unasked, on the last chunk.
+            return Self::Mistral;
+        }
+        let word = Self::WORDS.iter().find(|(word, _)| name.contains(word));
+        match word {
+            Some((_, dialect)) => *dialect,
+            None if name.contains("vertex") || name.contains("google") => Self::Gemini,
+            None => Self::Compatible,
+        }
+    }
+}
+
 /// Whether what can't be metered may go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
@@ -154,9 +212,12 @@ impl Config {
         let value: Value = serde_json::from_str(text).map_err(|error| no_json(error.to_string()))?;
         let mut mistakes = Vec::new();
         let mut root = Fields::root(&value, &mut mistakes);
+        let backend = backend(&mut root);
+        let provider = root.required_text("provider", Text::Name);
         let config = Self {
-            backend: backend(&mut root),
-            provider: root.required_text("provider", Text::Name),
+            backend,
+            dialect: root.choice("dialect", Dialect::of_provider(&provider), &Dialect::WORDS),
+            provider,
             identity: identity(&mut root),
             unidentified: unidentified(&mut root),
             failure_mode: root.choice(

@@ -31,6 +31,7 @@ fn what_is_not_said_has_a_default() {
             renew_interval_s: 240,
         },
         provider: "openai".to_owned(),
+        dialect: Dialect::Openai,
         identity: Identity {
             org_header: "x-budget-org".to_owned(),
             team_header: "x-budget-team".to_owned(),
@@ -199,7 +200,7 @@ fn all_mistakes_are_told_at_once() {
         "unidentified.orgs: unknown field, expected one of org, team, user",
         "failure_mode: expected \"open\" or \"closed\", got \"maybe\"",
         "outbox.size: unknown field, expected one of max_bytes, batch_items, flush_interval_ms",
-        "extra: unknown field, expected one of backend, provider, identity, unidentified, failure_mode, \
+        "extra: unknown field, expected one of backend, provider, dialect, identity, unidentified, failure_mode, \
          unknown_api, unreadable_request, max_request_body_bytes, max_metered_body_bytes, outbox",
     ];
     assert_eq!(found.lines().collect::<Vec<_>>(), expected);
@@ -222,4 +223,23 @@ fn what_is_no_object_is_one_mistake() {
         assert_eq!(mistakes(json), expected);
     }
     assert!(Config::parse(b"\xff").is_err());
+}
+
+#[test]
+fn the_dialect_follows_the_provider_unless_it_is_said() {
+    for (provider, more, expected) in [
+        ("openai", "", Dialect::Openai),
+        ("azure", "", Dialect::Openai),
+        ("Mistral-eu", "", Dialect::Mistral),
+        ("vertex_ai/mistral", "", Dialect::Mistral),
+        ("vertex", "", Dialect::Gemini),
+        ("deepseek", "", Dialect::Mistral),
+        ("openrouter", "", Dialect::Openrouter),
+        ("our-gateway", r#","dialect":"mistral""#, Dialect::Mistral),
+        ("mistral", r#","dialect":"openai""#, Dialect::Openai),
+    ] {
+        let backend = r#""backend":{"cluster":"b","token":"0123456789abcdef"}"#;
+        let json = format!(r#"{{{backend},"provider":"{provider}"{more}}}"#);
+        assert_eq!(Config::parse(json.as_bytes()).unwrap().dialect, expected, "{provider} {more}");
+    }
 }

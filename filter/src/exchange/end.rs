@@ -60,7 +60,13 @@ impl Exchange {
             State::Refused(void) => void.map(SettlementItem::Void),
             State::Asked(pending) => Some(SettlementItem::Void(pending.void())),
             State::Sent(sent) if never_left(&sent, end) => Some(SettlementItem::Void(sent.pending.void())),
-            State::Sent(sent) => Some(SettlementItem::Settle(Box::new(settlement(*sent, end)))),
+            State::Sent(sent) => {
+                let (settlement, was_read) = settlement(*sent, end);
+                if !was_read {
+                    self.note(Note::UnreadAnswer);
+                }
+                Some(SettlementItem::Settle(Box::new(settlement)))
+            }
         }
     }
 }
@@ -72,29 +78,31 @@ fn never_left(sent: &Sent, end: End) -> bool {
         && (end.upstream_attempts == Some(0) || end.response_flags & flags::NEVER_SENT != 0)
 }
 
-fn settlement(sent: Sent, end: End) -> Settlement {
+/// The settlement of a call that went out, and whether its answer told its usage if it should have.
+fn settlement(sent: Sent, end: End) -> (Settlement, bool) {
     let is_stream = sent.body.as_ref().is_some_and(AnswerBody::is_stream);
     let reading = sent.body.map(AnswerBody::finish).unwrap_or_default();
-    // A stream that ends without saying so and without its usage was cut by the upstream. One of which
-    // nothing can be read can't say so.
-    let is_foreign = reading.saw_unread && !reading.saw_readable;
-    let ended_well = sent.saw_end && (!is_stream || is_foreign || reading.usage.is_some());
-    let ending = if reading.is_done || ended_well {
-        Ending::Complete
-    } else if end.response_flags & flags::CLIENT_GONE != 0 {
-        Ending::ClientGone
-    } else {
-        Ending::UpstreamCut
-    };
+    let ending = ending(&reading, is_stream, sent.saw_end, end);
     let http_status = sent.http_status.unwrap_or(0);
     let is_success = (200..300).contains(&http_status);
+    let request = &sent.pending.request;
+    let usage_never_comes = request.is_deferred && is_success && reading.usage.is_none();
     let (usage, usage_quality) = match reading.usage {
         Some(usage) if reading.usage_is_final || ending == Ending::Complete => (usage, UsageQuality::Exact),
-        Some(usage) => (usage, UsageQuality::AtLeast),
+        Some(usage) => (at_least(usage, &reading), UsageQuality::AtLeast),
+        None if usage_never_comes => (Usage::default(), UsageQuality::None),
         None => seen_usage(&reading, is_success, sent.pending.size.text_bytes),
     };
+    let was_read = usage_quality != UsageQuality::AtLeast || ending != Ending::Complete;
+    let mut units = BTreeMap::new();
+    for (name, count) in reading.units {
+        units.insert(name.to_owned(), count);
+    }
+    if let Some(characters) = request.input_characters.filter(|_| is_success) {
+        units.insert("input_characters".to_owned(), characters);
+    }
     let started_at_unix_ms = sent.pending.started_at_unix_ms;
-    Settlement {
+    let settlement = Settlement {
         hold_id: sent.pending.hold_id,
         payer: sent.pending.payer,
         call: sent.pending.call,
@@ -110,7 +118,33 @@ fn settlement(sent: Sent, end: End) -> Settlement {
         duration_ms: end.now_unix_ms.saturating_sub(started_at_unix_ms),
         first_byte_ms: sent.first_byte_ms,
         tags: BTreeMap::new(),
+        service_tier: reading.service_tier,
+        units,
+        reported_cost_nanousd: reading.reported_cost_nanousd,
+        usage_never_comes,
+    };
+    (settlement, was_read)
+}
+
+fn ending(reading: &Reading, is_stream: bool, saw_end: bool, end: End) -> Ending {
+    // A stream that ends without saying so and without its last usage was cut by the upstream. One of
+    // which nothing can be read can't say so.
+    let is_foreign = reading.saw_unread && !reading.saw_readable;
+    let ended_well = saw_end && (!is_stream || is_foreign || (reading.usage_is_final && !reading.saw_error));
+    if reading.is_done || ended_well {
+        Ending::Complete
+    } else if end.response_flags & flags::CLIENT_GONE != 0 {
+        Ending::ClientGone
+    } else {
+        Ending::UpstreamCut
     }
+}
+
+/// A usage that was told along the way, and then the answer broke off: what was seen of its output counts
+/// where it is more.
+fn at_least(usage: Usage, reading: &Reading) -> Usage {
+    let seen = reading.output_tokens_seen.unwrap_or(0).saturating_sub(usage.reasoning_tokens);
+    Usage { output_tokens: usage.output_tokens.max(seen), ..usage }
 }
 
 /// The usage of an answer that didn't tell it. One that had begun used its input and what was seen of

@@ -20,12 +20,14 @@ pub use end::{End, flags};
 pub use request::Arrival;
 
 use crate::answer::AnswerBody;
-use crate::config::Config;
+use crate::api::{Family, PathClass, Route};
+use crate::config::{Config, Policy};
 use crate::denial::Reply;
+use crate::dialect::Reader;
 use crate::headers::HeaderEdit;
 use crate::live::{LiveHold, LiveHolds};
-use crate::meter::Pool;
-use crate::request::{ChatRequest, Unreadable};
+use crate::pool::Pool;
+use crate::request::{BodyKind, CallRequest, Unreadable};
 use crate::rewrite::BodyRewrite;
 use crate::strict::StrictPayers;
 use crate::verdict::Failure;
@@ -72,8 +74,15 @@ pub enum Note {
     FailedClosed(Failure),
     /// The backend refused to decide, with this status; the call was refused.
     BackendRejected(u16),
-    /// A request that may cost money went out unmetered, for its API.
-    UnknownApiPassed,
+    /// A request that may cost money and can't be metered: what its path is like, and whether it went
+    /// out.
+    UnknownApi(PathClass, Policy),
+    /// A request that wanted to leave HTTP was refused.
+    UpgradeRefused,
+    /// The verdict asks for a change that this request can't take; it went out without.
+    NotRewritten,
+    /// An answer could not be read and was settled from what was seen of it.
+    UnreadAnswer,
     /// A metered call went out unmetered, for its body.
     UnreadablePassed(Unreadable),
     /// Too many calls are running: the hold of another one is not renewed any more and may expire.
@@ -110,6 +119,8 @@ impl Worker {
 pub struct Exchange {
     worker: Rc<Worker>,
     state: State,
+    /// The shape of refusals that the request's sender understands.
+    family: Family,
     notes: Vec<Note>,
 }
 
@@ -133,6 +144,9 @@ enum State {
 #[derive(Debug)]
 struct Reading {
     payer: Payer,
+    route: Route,
+    kind: BodyKind,
+    may_set_encoding: bool,
     arrival: Arrival,
     announces_length: bool,
     saw_body: bool,
@@ -145,7 +159,10 @@ struct Pending {
     payer: Payer,
     call: Call,
     size: Size,
-    request: ChatRequest,
+    reader: Reader,
+    request: CallRequest,
+    /// Which answers are compressed may be said anew.
+    may_set_encoding: bool,
     started_at_unix_ms: u64,
     announces_length: bool,
 }
@@ -177,7 +194,7 @@ impl Exchange {
     /// A stream that has just begun.
     #[must_use]
     pub const fn new(worker: Rc<Worker>) -> Self {
-        Self { worker, state: State::New, notes: Vec::new() }
+        Self { worker, state: State::New, family: Family::Openai, notes: Vec::new() }
     }
 
     /// What has happened since the last call that is worth counting or a line in the log.

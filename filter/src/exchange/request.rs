@@ -3,19 +3,23 @@
 use std::collections::BTreeMap;
 use std::mem;
 
-use purser_protocol::{Admission, Allow, Api, Call, Deny, HoldRequest, Payer, VERSION, Verdict, format_usd};
+use purser_protocol::{
+    Admission, Allow, Call, Deny, DenyReason, HoldRequest, Payer, VERSION, Verdict, format_usd,
+};
 
 use super::{Exchange, Forward, Note, Pending, Reading, Sent, State, Step};
 use crate::answer::is_encoded;
-use crate::api::{Recognised, recognise};
+use crate::api::{self, Family, Recognised, Route, recognise};
 use crate::config::{FailureMode, Policy};
 use crate::denial::{self, HOLD_ID_HEADER};
+use crate::dialect::Reader;
 use crate::headers::{HeaderEdit, Headers};
 use crate::identity;
 use crate::ids;
 use crate::live::LiveHold;
-use crate::request::{self, Unreadable};
-use crate::rewrite::{BodyRewrite, RewriteError};
+use crate::request::{self, BodyKind, Unreadable, multipart};
+use crate::rewrite::{self, BodyRewrite, Feasible, RewriteError};
+use crate::signature;
 use crate::verdict::{self, CalloutAnswer, Failure, Outcome};
 
 /// When a request came, and the randomness that makes its id one of its own.
@@ -30,25 +34,34 @@ pub struct Arrival {
 impl Exchange {
     /// The request's headers are there. `is_whole` says that no body follows.
     pub fn request_headers(&mut self, headers: &Headers, is_whole: bool, arrival: Arrival) -> Step {
-        let method = headers.get(":method").unwrap_or_default();
-        let path = headers.get(":path").unwrap_or_default();
-        match recognise(method, path) {
-            Recognised::Harmless => self.pass(),
-            Recognised::Unknown if self.worker.config.unknown_api == Policy::Deny => {
-                self.reply(denial::unknown_api(), None)
+        let dialect = self.worker.config.dialect;
+        let recognised = recognise(headers, dialect);
+        self.family = match &recognised {
+            Recognised::Metered(route) => Family::of(route.api),
+            _ => api::family(headers, dialect),
+        };
+        match recognised {
+            Recognised::Free => self.pass(),
+            Recognised::Upgrade => {
+                self.note(Note::UpgradeRefused);
+                self.reply(denial::no_upgrade(self.family), None)
             }
-            Recognised::Unknown => {
-                self.note(Note::UnknownApiPassed);
-                self.pass()
+            Recognised::Unknown(class) => {
+                let policy = self.worker.config.unknown_api;
+                self.note(Note::UnknownApi(class, policy));
+                match policy {
+                    Policy::Deny => self.reply(denial::unknown_api(self.family), None),
+                    Policy::Pass => self.pass(),
+                }
             }
-            Recognised::Metered(Api::OpenaiChat) => self.metered(headers, is_whole, arrival),
+            Recognised::Metered(route) => self.metered(route, headers, is_whole, arrival),
         }
     }
 
-    fn metered(&mut self, headers: &Headers, is_whole: bool, arrival: Arrival) -> Step {
+    fn metered(&mut self, route: Route, headers: &Headers, is_whole: bool, arrival: Arrival) -> Step {
         let payer = match identity::payer(headers, &self.worker.config) {
             Ok(payer) => payer,
-            Err(error) => return self.reply(denial::unidentified(&error), None),
+            Err(error) => return self.reply(denial::unidentified(self.family, &error), None),
         };
         if is_encoded(headers) {
             return self.unreadable(Unreadable::Encoded);
@@ -64,8 +77,12 @@ impl Exchange {
         if announced.is_some_and(|bytes| bytes > max_bytes) {
             return self.too_large();
         }
+        let boundary = headers.get("content-type").and_then(multipart::boundary);
         self.state = State::Reading(Box::new(Reading {
             payer,
+            route,
+            kind: BodyKind { is_signed: signature::is_signed(headers), boundary },
+            may_set_encoding: !signature::covers(headers, "accept-encoding"),
             arrival,
             announces_length: length.is_some(),
             saw_body: false,
@@ -105,25 +122,27 @@ impl Exchange {
         if body.len() > self.worker.config.max_request_body_bytes {
             return self.too_large();
         }
-        let request = match request::read(body) {
+        let request = match request::read(&reading.route, &reading.kind, body) {
             Ok(request) => request,
             Err(cause) => return self.unreadable(cause),
         };
         let Some(random) = reading.arrival.random else {
             self.note(Note::FailedClosed(Failure::NotSent));
-            return self.reply(denial::failed_closed(None), None);
+            return self.reply(denial::failed_closed(self.family, None), None);
         };
         let pending = Pending {
             hold_id: ids::hold_id(reading.arrival.now_unix_ms, &random),
             payer: reading.payer,
             call: Call {
-                api: Api::OpenaiChat,
+                api: reading.route.api,
                 provider: self.worker.config.provider.clone(),
                 model: request.model.clone(),
                 stream: request.stream,
             },
             size: request.size,
+            reader: Reader::new(&reading.route),
             request,
+            may_set_encoding: reading.may_set_encoding,
             started_at_unix_ms: reading.arrival.now_unix_ms,
             announces_length: reading.announces_length,
         };
@@ -182,7 +201,7 @@ impl Exchange {
             }
             Outcome::Rejected(status) => {
                 self.note(Note::BackendRejected(status));
-                self.reply(denial::failed_closed(Some(pending.hold_id)), None)
+                self.reply(denial::failed_closed(self.family, Some(pending.hold_id)), None)
             }
             Outcome::Failed(failure) if self.fails_open(&pending.payer, now_unix_ms) => {
                 self.note(Note::FailedOpen(failure));
@@ -192,7 +211,7 @@ impl Exchange {
                 self.note(Note::FailedClosed(failure));
                 // Unless the callout never left, the backend may have granted what nobody heard of.
                 let void = (failure != Failure::NotSent).then(|| pending.void());
-                self.reply(denial::failed_closed(Some(pending.hold_id)), void)
+                self.reply(denial::failed_closed(self.family, Some(pending.hold_id)), void)
             }
         }
     }
@@ -213,21 +232,27 @@ impl Exchange {
 
     fn deny(&mut self, pending: &Pending, deny: &Deny) -> Step {
         self.note(Note::Denied);
-        self.reply(denial::denied(deny, pending.hold_id), None)
+        self.reply(denial::denied(self.family, deny, pending.hold_id), None)
     }
 
     /// Lets the request go, with the grant or, without one, because the route fails open.
     fn forward(&mut self, mut pending: Pending, grant: Option<(Allow, LiveHold)>) -> Step {
-        let rewrite = grant.as_ref().and_then(|(allow, _)| allow.rewrite.as_ref());
-        let body = BodyRewrite::of(&pending.request, rewrite);
-        if let Some(rewrite) = rewrite {
-            let cap = rewrite.max_output_tokens;
-            pending.size.max_output_tokens = cap.or(pending.size.max_output_tokens);
-            pending.call.model = rewrite.model.clone().unwrap_or(pending.call.model);
+        let wanted = grant.as_ref().and_then(|(allow, _)| allow.rewrite.clone()).unwrap_or_default();
+        let Feasible { rewrite, falls_short } = rewrite::feasible(&pending.request, &wanted);
+        if falls_short {
+            self.note(Note::NotRewritten);
+            if grant.as_ref().is_some_and(|(allow, _)| allow.strict) {
+                return self.not_boundable(&pending);
+            }
         }
+        let body = BodyRewrite::of(&pending.request, &rewrite);
+        pending.size.max_output_tokens = rewrite.max_output_tokens.or(pending.size.max_output_tokens);
+        pending.call.model = rewrite.model.unwrap_or(pending.call.model);
         let mut headers = identity::strip(&self.worker.config);
-        // A compressed answer would hide its usage.
-        headers.push(HeaderEdit::set("accept-encoding", "identity"));
+        if pending.may_set_encoding {
+            // A compressed answer would hide its usage.
+            headers.push(HeaderEdit::set("accept-encoding", "identity"));
+        }
         let forward = Forward { headers, body, announces_length: pending.announces_length };
         let mut answer_headers = vec![HeaderEdit::set(HOLD_ID_HEADER, pending.hold_id.to_string())];
         let (admission, live) = match grant {
@@ -256,6 +281,21 @@ impl Exchange {
         Step::Forward(forward)
     }
 
+    /// A strict budget was granted what the verdict's rewrite bounds; without it nothing does.
+    fn not_boundable(&mut self, pending: &Pending) -> Step {
+        let deny = Deny {
+            reason: DenyReason::NotBoundable,
+            message: "A strict budget needs this request changed, and it can't be: it is signed, or its API \
+                      has no member for it."
+                .to_owned(),
+            budget: None,
+            strict: true,
+        };
+        self.note(Note::Denied);
+        let reply = denial::denied(self.family, &deny, pending.hold_id);
+        self.reply(reply, Some(pending.void()))
+    }
+
     /// The host could not read the request or carry out [`Step::Forward`]; nothing went out. `cause`
     /// is absent when the proxy refused.
     pub fn host_failed(&mut self, cause: Option<RewriteError>) -> Step {
@@ -264,8 +304,10 @@ impl Exchange {
             _ => (None, None),
         };
         let reply = match cause {
-            Some(RewriteError::TooLarge) => denial::too_large(self.worker.config.max_request_body_bytes),
-            Some(RewriteError::Changed) | None => denial::failed_closed(hold_id),
+            Some(RewriteError::TooLarge) => {
+                denial::too_large(self.family, self.worker.config.max_request_body_bytes)
+            }
+            Some(RewriteError::Changed) | None => denial::failed_closed(self.family, hold_id),
         };
         self.reply(reply, void)
     }
@@ -281,7 +323,7 @@ impl Exchange {
 
     fn unreadable(&mut self, cause: Unreadable) -> Step {
         match self.worker.config.unreadable_request {
-            Policy::Deny => self.reply(denial::unreadable(&cause), None),
+            Policy::Deny => self.reply(denial::unreadable(self.family, &cause), None),
             Policy::Pass => {
                 self.note(Note::UnreadablePassed(cause));
                 self.pass()
@@ -291,6 +333,6 @@ impl Exchange {
 
     fn too_large(&mut self) -> Step {
         let max_bytes = self.worker.config.max_request_body_bytes;
-        self.reply(denial::too_large(max_bytes), None)
+        self.reply(denial::too_large(self.family, max_bytes), None)
     }
 }

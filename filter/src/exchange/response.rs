@@ -1,7 +1,7 @@
 //! The way down: the answer's headers and body on their way to the app.
 
 use super::{Exchange, State};
-use crate::answer::AnswerBody;
+use crate::answer::{AnswerBody, Plan};
 use crate::headers::{HeaderEdit, Headers};
 
 impl Exchange {
@@ -35,12 +35,13 @@ impl Exchange {
                 .and_then(|digits| digits.parse().ok());
             sent.http_status = Some(status.unwrap_or(0));
             sent.saw_end = is_whole;
-            let body = AnswerBody::new(
-                headers,
-                sent.pending.request.usage_switch.is_some(),
-                self.worker.config.max_metered_body_bytes,
-                &self.worker.pool,
-            );
+            let plan = Plan {
+                reader: sent.pending.reader,
+                stream: sent.pending.call.stream,
+                edit: sent.pending.request.usage_switch.is_some(),
+                max_bytes: self.worker.config.max_metered_body_bytes,
+            };
+            let body = AnswerBody::new(headers, plan, &self.worker.pool);
             if body.may_edit() {
                 edits.push(HeaderEdit::Remove("content-length".to_owned()));
             }

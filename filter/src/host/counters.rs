@@ -1,6 +1,8 @@
 //! The filter's counters, and its one gauge, in the proxy's statistics. Labels are written into the names
 //! (`name;label=value;`); the proxy's `stats_tags` take them apart.
 
+use crate::api::PathClass;
+use crate::config::Policy;
 use crate::exchange::Note;
 use crate::hostcalls::{self, Metric};
 use crate::live::Renewals;
@@ -16,7 +18,13 @@ pub struct Counters {
     failed_open: Counter,
     failed_closed: Counter,
     backend_rejected: Counter,
-    unknown_api: Counter,
+    unknown_passed: Counter,
+    unknown_refused: Counter,
+    /// In the order of [`PathClass::ALL`].
+    unknown_paths: [Counter; PathClass::ALL.len()],
+    upgrade_refused: Counter,
+    not_rewritten: Counter,
+    unread_answers: Counter,
     unreadable: Counter,
     recorded: Counter,
     duplicate: Counter,
@@ -39,7 +47,13 @@ impl Counters {
             failed_open: counter("purser_failed_open"),
             failed_closed: counter("purser_failed_closed"),
             backend_rejected: counter("purser_backend_rejected"),
-            unknown_api: counter("purser_unmetered;reason=unknown_api;"),
+            unknown_passed: counter("purser_unmetered;reason=unknown_api;"),
+            unknown_refused: counter("purser_refused;reason=unknown_api;"),
+            unknown_paths: PathClass::ALL
+                .map(|class| counter(&format!("purser_unknown_api;path={};", class.as_str()))),
+            upgrade_refused: counter("purser_refused;reason=upgrade;"),
+            not_rewritten: counter("purser_not_rewritten"),
+            unread_answers: counter("purser_unread_answers"),
             unreadable: counter("purser_unmetered;reason=unreadable;"),
             recorded: counter("purser_settlements;outcome=recorded;"),
             duplicate: counter("purser_settlements;outcome=duplicate;"),
@@ -61,7 +75,16 @@ impl Counters {
             Note::FailedOpen(_) => self.failed_open,
             Note::FailedClosed(_) => self.failed_closed,
             Note::BackendRejected(_) => self.backend_rejected,
-            Note::UnknownApiPassed => self.unknown_api,
+            Note::UnknownApi(class, policy) => {
+                add(self.unknown_paths.get(class.index()).copied().flatten(), 1);
+                match policy {
+                    Policy::Deny => self.unknown_refused,
+                    Policy::Pass => self.unknown_passed,
+                }
+            }
+            Note::UpgradeRefused => self.upgrade_refused,
+            Note::NotRewritten => self.not_rewritten,
+            Note::UnreadAnswer => self.unread_answers,
             Note::UnreadablePassed(_) => self.unreadable,
             Note::RenewalDropped => self.renewals_dropped,
             Note::NoBody => None,

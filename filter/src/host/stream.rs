@@ -7,6 +7,8 @@ use proxy_wasm::types::Action;
 use purser_protocol::HOLDS_PATH;
 
 use super::{ReceivedAnswer, Shared};
+use crate::api::Family;
+use crate::config::Policy;
 use crate::denial::{self, Reply};
 use crate::exchange::{Arrival, End, Exchange, Forward, Note, Step};
 use crate::headers::HeaderEdit;
@@ -41,7 +43,7 @@ impl Stream {
         if let Some(inner) = &mut self.inner {
             return event(inner);
         }
-        send(&denial::failed_closed(None));
+        send(&denial::failed_closed(Family::Openai, None));
         Action::Pause
     }
 }
@@ -103,7 +105,8 @@ impl Inner {
         for note in self.exchange.take_notes() {
             self.shared.counters.note(&note);
             let (level, line) = match note {
-                Note::Allowed | Note::Denied => continue,
+                Note::Allowed | Note::Denied | Note::UpgradeRefused => continue,
+                Note::UnknownApi(_, Policy::Deny) => continue,
                 Note::FailedOpen(why) => (Level::Warn, format!("no verdict, failing open: {why}")),
                 Note::FailedClosed(why) => (Level::Warn, format!("no verdict, failing closed: {why}")),
                 Note::BackendRejected(status) => (
@@ -112,8 +115,17 @@ impl Inner {
                         "the backend rejects holds with status {status}; check backend.token and versions"
                     ),
                 ),
-                Note::UnknownApiPassed => {
-                    (Level::Warn, "a request to an API that can't be metered went out".to_owned())
+                Note::UnknownApi(class, Policy::Pass) => (
+                    Level::Warn,
+                    format!("a request to an API that can't be metered went out: {}", class.as_str()),
+                ),
+                Note::NotRewritten => {
+                    let line = "a verdict's rewrite could not be carried out: the request is signed, or its API \
+                                has no place for it";
+                    (Level::Warn, line.to_owned())
+                }
+                Note::UnreadAnswer => {
+                    (Level::Warn, "an answer could not be read; it is settled from its size".to_owned())
                 }
                 Note::UnreadablePassed(why) => {
                     (Level::Warn, format!("an unreadable request went out: {why}"))

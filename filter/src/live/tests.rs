@@ -1,5 +1,5 @@
 use super::*;
-use purser_protocol::ItemResult;
+use purser_protocol::{ItemResult, SettlementResponse};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 

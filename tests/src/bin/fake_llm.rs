@@ -7,7 +7,7 @@ use clap::Parser;
 use system_tests::fake_llm::FakeLlm;
 use tokio::net::TcpListener;
 
-/// A fake LLM provider with OpenAI's Chat Completions API and a bill of its own (GET /billed).
+/// A fake LLM provider that speaks the APIs of the real ones, with a bill of its own (GET /billed).
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Where to listen; port 0 takes a free port.

@@ -14,8 +14,10 @@ const MAX_ROWS: usize = 65_536;
 /// One billed answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BilledRow {
-    /// The `id` of the answer.
+    /// The `id` of the answer; one that was not sent where the API has none.
     pub response_id: String,
+    /// The API it was asked of (`openai_chat`, `ollama`, …).
+    pub api: &'static str,
     /// The model the answer names.
     pub model: String,
     /// Whether it was streamed.
@@ -25,6 +27,8 @@ pub struct BilledRow {
     /// Tokens by class.
     #[serde(flatten)]
     pub tokens: BilledTokens,
+    /// Searches that the provider made by itself; not in the amount.
+    pub web_searches: u64,
     /// The amount, nano-USD.
     pub amount_nanousd: u64,
 }
@@ -132,10 +136,12 @@ mod tests {
     fn open(bill: &Arc<Bill>, response_id: &str) -> OpenBill {
         let row = BilledRow {
             response_id: response_id.to_owned(),
+            api: "openai_chat",
             model: "gpt-4o-mini".to_owned(),
             stream: false,
             complete: false,
             tokens: BilledTokens { input_tokens: 10, ..BilledTokens::default() },
+            web_searches: 0,
             amount_nanousd: 0,
         };
         let price = price_of("gpt-4o-mini").expect("a listed model");

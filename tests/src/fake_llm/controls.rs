@@ -55,8 +55,23 @@ pub struct Controls {
     pub words: u64,
     /// `x-fake-cached-tokens`: prompt tokens that count as read from the cache.
     pub cached_tokens: u64,
+    /// `x-fake-cache-write-5m-tokens`: prompt tokens that count as written to the cache for 5
+    /// minutes, as far as the prompt without the cached ones goes.
+    pub cache_write_5m_tokens: u64,
+    /// `x-fake-cache-write-1h-tokens`: the same for an hour, of what is left then.
+    pub cache_write_1h_tokens: u64,
     /// `x-fake-reasoning-tokens`: reasoning tokens of each choice.
     pub reasoning_tokens: u64,
+    /// `x-fake-audio-input-tokens`: uncached prompt tokens that count as audio, where the API has
+    /// such.
+    pub audio_input_tokens: u64,
+    /// `x-fake-web-searches`: searches the provider makes by itself, where the API has such.
+    pub web_searches: u64,
+    /// `x-fake-tool-call: 1`: the answer calls the first tool of the request; its words become the
+    /// argument `text`.
+    pub tool_call: bool,
+    /// `x-fake-service-tier`: the tier the answer says it was served at.
+    pub service_tier: Option<String>,
     /// `x-fake-model`: the model the answer names instead of the one asked for.
     pub model: Option<String>,
     /// `x-fake-seed`: id, time and fingerprint of the answer follow from it alone.
@@ -69,6 +84,12 @@ pub struct Controls {
     pub chunk_bytes: Option<usize>,
     /// `x-fake-buffered: 1`: a stream is made first, then sent at once with its length announced.
     pub buffered: bool,
+    /// `x-fake-chunked: 1`: a plain answer is sent without announcing its length.
+    pub chunked: bool,
+    /// `x-fake-crlf: 1`: the lines of a stream of events end as Windows ends them.
+    pub crlf: bool,
+    /// `x-fake-trailers: 1`: the answer is followed by a trailer, `x-fake-trailer: end`.
+    pub trailers: bool,
     /// `x-fake-status`: an error answer of that status (400 to 599). Bills nothing.
     pub status: Option<StatusCode>,
     /// `x-fake-fault`: see [`Fault`].
@@ -98,7 +119,13 @@ impl Controls {
         Ok(Self {
             words: number("x-fake-words", 16, MAX_WORDS)?,
             cached_tokens: number("x-fake-cached-tokens", 0, MAX_TOKENS)?,
+            cache_write_5m_tokens: number("x-fake-cache-write-5m-tokens", 0, MAX_TOKENS)?,
+            cache_write_1h_tokens: number("x-fake-cache-write-1h-tokens", 0, MAX_TOKENS)?,
             reasoning_tokens: number("x-fake-reasoning-tokens", 0, MAX_TOKENS)?,
+            audio_input_tokens: number("x-fake-audio-input-tokens", 0, MAX_TOKENS)?,
+            web_searches: number("x-fake-web-searches", 0, MAX_TOKENS)?,
+            tool_call: number("x-fake-tool-call", 0, 1)? == 1,
+            service_tier: text("x-fake-service-tier")?.map(str::to_owned),
             model: text("x-fake-model")?.map(str::to_owned),
             seed: text("x-fake-seed")?.map(str::to_owned),
             delay: Duration::from_millis(number("x-fake-delay-ms", 0, MAX_DELAY_MS)?),
@@ -107,6 +134,9 @@ impl Controls {
                 .ok()
                 .filter(|bytes| *bytes > 0),
             buffered: number("x-fake-buffered", 0, 1)? == 1,
+            chunked: number("x-fake-chunked", 0, 1)? == 1,
+            crlf: number("x-fake-crlf", 0, 1)? == 1,
+            trailers: number("x-fake-trailers", 0, 1)? == 1,
             status: text("x-fake-status")?.map(status).transpose()?,
             fault: text("x-fake-fault")?.map(fault).transpose()?,
             gate: text("x-fake-gate")?.map(str::to_owned),

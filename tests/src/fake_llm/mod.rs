@@ -1,51 +1,82 @@
-//! A fake LLM provider, shaped like OpenAI's Chat Completions, that keeps a bill of its own.
+//! A fake LLM provider that speaks the APIs of the real ones and keeps a bill of its own.
 //!
-//! Nothing here is shared with the parts under test: tokens, prices and arithmetic are its own, so
-//! that comparing its bill with the ledger compares two independent computations.
+//! Nothing here is shared with the parts under test: tokens, prices, arithmetic and framing are its
+//! own, so that comparing its bill with the ledger compares two independent computations.
 //!
 //! # Endpoints
 //! | endpoint | does |
 //! |---|---|
-//! | `POST /v1/chat/completions` | answers, plain or streaming |
-//! | `GET /v1/models` | lists the models it knows |
+//! | `POST` to a path of an API below | answers, plain or streaming |
+//! | `GET /v1/models` | lists OpenAI's chat models |
 //! | `GET /billed` | the bill: total and rows, in nano-USD |
 //! | `GET /requests` | what it received: attempts, headers, bodies |
 //! | `POST /gate/{name}` | opens the gate of that name |
 //! | `GET /healthz` | 200 |
 //!
+//! # APIs
+//! | path | API |
+//! |---|---|
+//! | `/v1/chat/completions` | OpenAI's Chat Completions, or as Mistral (`mistral-…`), DeepSeek (`deepseek-…`) or vLLM (a model with a slash) answer there |
+//! | `/v1/responses`, `/openai/responses` | OpenAI's Responses; with `background` it bills all and tells nothing |
+//! | `/v1/completions`, `/v1/embeddings` | OpenAI's Completions and Embeddings |
+//! | `/openai/deployments/{name}/…` | Azure; a deployment's name ends in its model's |
+//! | `/api/v1/chat/completions` | OpenRouter |
+//! | `/v1beta/openai/chat/completions` | Gemini, as OpenAI |
+//! | `/v1/messages`, `…/publishers/anthropic/models/{model}:rawPredict` | Anthropic's Messages |
+//! | `…/models/{model}:generateContent`, `:streamGenerateContent` | Gemini |
+//! | `/model/{model}/converse`, `/converse-stream`, `/invoke`, `/invoke-with-response-stream` | Bedrock |
+//! | `/v2/chat` | Cohere |
+//! | `/api/chat`, `/api/generate` | Ollama |
+//! | `/v1/messages/count_tokens`, `:countTokens` | counts, and bills nothing |
+//!
 //! # Usage rule
 //! Tokens follow from the request alone:
 //! - prompt: 3, plus for each message 4 and a quarter of its text's UTF-8 bytes, rounded up (the
-//!   text is a string content, or the `text` parts of a list content, joined);
-//! - cached: `x-fake-cached-tokens`, at most the prompt;
+//!   text is a string content, or the `text` parts of a list content, joined). Instructions beside
+//!   the messages count as a message; a text to embed or to complete counts as one without the 3;
+//! - of the prompt, in this order and as far as it goes: `x-fake-cached-tokens`,
+//!   `x-fake-cache-write-5m-tokens`, `x-fake-cache-write-1h-tokens`, `x-fake-audio-input-tokens`;
 //! - output of each choice: first `x-fake-reasoning-tokens`, then one token for each of
-//!   `x-fake-words` words. `max_completion_tokens`, else `max_tokens`, caps their sum, and a capped
-//!   answer says `finish_reason: "length"`;
-//! - `completion_tokens` is the output of all `n` choices, reasoning included.
+//!   `x-fake-words` words. The API's output cap caps their sum, and a capped answer says so;
+//! - the output is that of all choices, reasoning included, those not shown (`best_of`) included.
 //!
 //! # What is billed
-//! Uncached prompt, cached prompt and output at the model's rates ([`price`]), rounded up to a
-//! nano-USD once an answer. An error answer bills nothing. A stream that ends early, whoever ends
-//! it, bills its prompt and what was produced up to then; a plain call whose caller leaves before
-//! the answer bills its prompt. The model billed is the one the answer names, or the one asked for
-//! if the answer's name has no price.
+//! Each class of tokens at the model's rate ([`price`]), rounded up to a nano-USD once an answer. An
+//! error answer bills nothing. A stream that ends early, whoever ends it, bills its prompt and what
+//! was produced up to then; a plain call whose caller leaves before the answer bills its prompt. The
+//! model billed is the one the answer names, or the one asked for if the answer's name has no price.
 //!
 //! # Request headers
 //! See [`controls::Controls`] for the switches and [`controls::Fault`] for the faults.
 
 pub mod answer;
+mod anthropic;
+mod apis;
+mod bedrock;
 pub mod bill;
-pub mod chat;
+mod call;
+mod cohere;
 pub mod controls;
+mod event_stream;
 pub mod gates;
+mod gemini;
+mod ollama;
+mod openai_chat;
+mod openai_chat_wire;
+mod openai_completions;
+mod openai_embeddings;
+mod openai_responses;
 pub mod price;
 pub mod received;
 mod router;
 pub(crate) mod serve;
 pub(crate) mod stream;
+mod wire;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_apis;
 
 use std::io;
 use std::net::SocketAddr;

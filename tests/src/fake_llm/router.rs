@@ -1,4 +1,4 @@
-//! The endpoints.
+//! The endpoints: what is received is logged, then the API answers that the path names.
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, Request, State as Shared};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -14,18 +14,19 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, Limited, StreamBody};
+use hyper::body::Frame;
 use serde_json::json;
 
 use super::State;
-use super::answer::{Answer, error_body};
+use super::apis::{self, Api};
 use super::bill::{BilledRow, OpenBill};
-use super::chat::ChatRequest;
+use super::call::{Call, ErrorShape, JSON, Refusal, Script, Shape, Step, Steps};
 use super::controls::{Controls, Fault};
-use super::price::{BilledTokens, models, price_of};
+use super::price::models;
 use super::received::ReceivedRow;
 use super::serve::DropConnection;
-use super::stream::{AnswerStream, flushed};
+use super::stream::{AnswerStream, flushed, pieces};
 
 /// Largest request body read.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -48,7 +49,7 @@ async fn open_gate(Shared(state): Shared<Arc<State>>, Path(name): Path<String>) 
     StatusCode::NO_CONTENT
 }
 
-/// Everything a caller of the real provider could ask; all of it goes into the log.
+/// Everything a caller of the real providers could ask; all of it goes into the log.
 async fn api(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
     state.received.count_attempt();
     let (parts, body) = request.into_parts();
@@ -66,54 +67,51 @@ async fn api(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
     state.received.push(row);
     let body = match body {
         Ok(body) => body,
-        Err(message) => return error(StatusCode::BAD_REQUEST, &message, None),
+        Err(message) => return refuse(ErrorShape::OpenAi, &Refusal::bad_request(message)),
     };
-    match (parts.method.as_str(), parts.uri.path()) {
-        ("POST", "/v1/chat/completions") => match chat(&state, &parts.headers, &body).await {
-            Ok(response) | Err(response) => response,
-        },
-        ("GET", "/v1/models") => {
-            let model =
-                |id| json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": "system"});
-            Json(json!({"object": "list", "data": models().map(model).collect::<Vec<_>>()})).into_response()
+    let path = parts.uri.path();
+    match parts.method.as_str() {
+        "POST" => {
+            if let Some(api) = apis::find(path) {
+                return match call(&state, &api, &parts, &body).await {
+                    Ok(response) => with_trailers(&parts.headers, response),
+                    Err(response) => response,
+                };
+            }
         }
-        (method, path) => {
-            let message = format!("Unknown request URL: {method} {path}. Please check the URL for typos.");
-            error(StatusCode::NOT_FOUND, &message, Some("unknown_url"))
-        }
+        "GET" if path == "/v1/models" => return list_models(),
+        _ => {}
     }
+    let message = format!("Unknown request URL: {} {path}. Please check the URL for typos.", parts.method);
+    refuse(ErrorShape::OpenAi, &Refusal { status: StatusCode::NOT_FOUND, message, code: Some("unknown_url") })
 }
 
-async fn chat(state: &Arc<State>, headers: &HeaderMap, body: &[u8]) -> Result<Response, Response> {
-    let bad_request = |message: String| error(StatusCode::BAD_REQUEST, &message, None);
-    let controls = Controls::from_headers(headers).map_err(bad_request)?;
+fn list_models() -> Response {
+    let model = |id| json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": "system"});
+    Json(json!({"object": "list", "data": models().map(model).collect::<Vec<_>>()})).into_response()
+}
+
+async fn call(state: &Arc<State>, api: &Api, parts: &Parts, body: &[u8]) -> Result<Response, Response> {
+    let refused = |refusal: Refusal| refuse(api.errors, &refusal);
+    let controls =
+        Controls::from_headers(&parts.headers).map_err(|message| refused(Refusal::bad_request(message)))?;
     if let Some(status) = controls.status {
         tokio::time::sleep(controls.delay).await;
-        return Err(error(status, "The fake provider was told to fail.", None));
+        return Err(refused(told_to_fail(status)));
     }
-    let request = ChatRequest::parse(body).map_err(bad_request)?;
-    let unknown_model = || {
-        let message =
-            format!("The model `{}` does not exist or you do not have access to it.", request.model);
-        error(StatusCode::NOT_FOUND, &message, Some("model_not_found"))
+    let call = Call {
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or_default(),
+        controls: &controls,
+        body,
+        ids: &state.ids,
     };
-    let asked_price = price_of(&request.model).ok_or_else(unknown_model)?;
-    let answer = Answer::decide(&request, &controls, &state.ids);
-    let row = BilledRow {
-        response_id: answer.id.clone(),
-        model: answer.model.clone(),
-        stream: request.streams(),
-        complete: false,
-        tokens: BilledTokens {
-            input_tokens: answer.tokens.prompt - answer.tokens.cached,
-            cached_tokens: answer.tokens.cached,
-            ..BilledTokens::default()
-        },
-        amount_nanousd: 0,
-    };
-    let price = price_of(&answer.model).unwrap_or(asked_price);
-    let mut bill = OpenBill::open(Arc::clone(&state.bill), price, row);
-
+    if let Some(free) = api.free {
+        let answer = free(&call).map_err(refused)?;
+        return Ok(([(header::CONTENT_TYPE, JSON)], answer.line()).into_response());
+    }
+    let script = (api.decide)(&call).map_err(refused)?;
+    let mut bill = open_bill(state, &script, &controls);
     tokio::time::sleep(controls.delay).await;
     match controls.fault {
         Some(Fault::ResetBeforeHeaders) => {
@@ -122,51 +120,65 @@ async fn chat(state: &Arc<State>, headers: &HeaderMap, body: &[u8]) -> Result<Re
         }
         Some(Fault::Hang) => std::future::pending::<()>().await,
         Some(Fault::Garbage) => {
-            let usage = answer.tokens.usage();
-            let output = usage.completion_tokens;
-            bill.produce(output, usage.completion_tokens_details.reasoning_tokens);
-            bill.close_complete();
-            let kind = if request.streams() { EVENT_STREAM } else { JSON };
-            return Ok(([(header::CONTENT_TYPE, kind)], &b"\xff\xfe{{{ not\n\nwhat you\x00 asked for"[..])
-                .into_response());
+            produce_all(&mut bill, &script);
+            let kind = [(header::CONTENT_TYPE, script.content_type)];
+            return Ok((kind, &b"\xff\xfe{{{ not\n\nwhat you\x00 asked for"[..]).into_response());
         }
         _ => {}
     }
-    if request.streams() {
-        Ok(streamed(state, &request, answer, controls, bill).await)
-    } else {
-        plain(state, &answer, &controls, bill).await
+    let headers = answer_headers(&script, &controls);
+    match script.shape {
+        Shape::Plain(_) => plain(state, script, &controls, headers, bill, api.errors).await,
+        Shape::Stream { steps, error } => {
+            let steps = if controls.crlf { with_crlf(steps) } else { steps };
+            let half = script.answer.tokens.words_per_choice / 2;
+            let buffered = controls.buffered;
+            let events = AnswerStream::new(Arc::clone(state), controls, bill, steps, error, half);
+            if !buffered {
+                return Ok((headers, Body::from_stream(events.into_body())).into_response());
+            }
+            let whole: Result<Vec<Bytes>, io::Error> = events.into_body().try_collect().await;
+            whole
+                .map(|pieces| (headers, pieces.concat()).into_response())
+                .map_err(|_| DropConnection::response())
+        }
     }
 }
 
-const JSON: &str = "application/json";
-const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
+/// The steps with other line ends; those of events hold no other line ends.
+fn with_crlf(steps: Steps) -> Steps {
+    Box::new(steps.map(|step| {
+        let ends = |byte: &u8| if *byte == b'\n' { vec![b'\r', b'\n'] } else { vec![*byte] };
+        Step { bytes: step.bytes.iter().flat_map(ends).collect(), ..step }
+    }))
+}
 
-async fn streamed(
-    state: &Arc<State>,
-    request: &ChatRequest,
-    answer: Answer,
-    controls: Controls,
-    bill: OpenBill,
-) -> Response {
-    let headers = answer_headers(&answer, &controls, EVENT_STREAM);
-    let (include_usage, buffered) = (request.includes_usage(), controls.buffered);
-    let events = AnswerStream::new(Arc::clone(state), answer, controls, include_usage, bill);
-    if !buffered {
-        return (headers, Body::from_stream(events.into_body())).into_response();
-    }
-    let whole: Result<Vec<Bytes>, io::Error> = events.into_body().try_collect().await;
-    match whole {
-        Ok(pieces) => (headers, pieces.concat()).into_response(),
-        Err(_) => DropConnection::response(),
-    }
+fn open_bill(state: &State, script: &Script, controls: &Controls) -> OpenBill {
+    let row = BilledRow {
+        response_id: script.id.clone(),
+        api: script.api,
+        model: script.answer.model.clone(),
+        stream: matches!(script.shape, Shape::Stream { .. }),
+        complete: false,
+        tokens: script.answer.tokens.billed_input(),
+        web_searches: if apis::SEARCHING.contains(&script.api) { controls.web_searches } else { 0 },
+        amount_nanousd: 0,
+    };
+    OpenBill::open(Arc::clone(&state.bill), script.price, row)
+}
+
+fn produce_all(bill: &mut OpenBill, script: &Script) {
+    bill.produce(script.answer.tokens.output(), script.answer.tokens.reasoning());
+    bill.close_complete();
 }
 
 async fn plain(
     state: &State,
-    answer: &Answer,
+    script: Script,
     controls: &Controls,
+    headers: HeaderMap,
     mut bill: OpenBill,
+    errors: ErrorShape,
 ) -> Result<Response, Response> {
     if controls.has(Fault::Endless) {
         std::future::pending::<()>().await;
@@ -176,37 +188,58 @@ async fn plain(
     }
     if controls.has(Fault::ErrorInStream) {
         bill.forgive();
-        return Err(error(StatusCode::INTERNAL_SERVER_ERROR, "The fake provider was told to fail.", None));
+        return Err(refuse(errors, &told_to_fail(StatusCode::INTERNAL_SERVER_ERROR)));
     }
-    let usage = answer.tokens.usage();
-    bill.produce(usage.completion_tokens, usage.completion_tokens_details.reasoning_tokens);
-    bill.close_complete();
-    let mut body = answer.plain(!controls.has(Fault::NoUsage));
+    produce_all(&mut bill, &script);
+    let Shape::Plain(mut body) = script.shape else {
+        return Err(DropConnection::response());
+    };
     if controls.has(Fault::Gzip) {
-        body = gzip(&body)
-            .map_err(|failed| error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string(), None))?;
+        body = gzip(&body).map_err(|failed| refuse(errors, &Refusal::bad_request(failed.to_string())))?;
     }
-    let headers = answer_headers(answer, controls, JSON);
-    if !controls.has(Fault::Cut) {
-        return Ok((headers, body).into_response());
+    if controls.has(Fault::Cut) {
+        let announced = [(header::CONTENT_LENGTH, body.len().to_string())];
+        body.truncate(body.len() / 2);
+        let half = [Ok(Bytes::from(body)), Err(io::Error::from(io::ErrorKind::ConnectionReset))];
+        return Ok((headers, announced, Body::from_stream(stream::iter(half).then(flushed))).into_response());
     }
-    let announced = [(header::CONTENT_LENGTH, body.len().to_string())];
-    body.truncate(body.len() / 2);
-    let half = [Ok(Bytes::from(body)), Err(io::Error::from(io::ErrorKind::ConnectionReset))];
-    Ok((headers, announced, Body::from_stream(stream::iter(half).then(flushed))).into_response())
+    if controls.chunked {
+        let pieces = pieces(Ok(body.into()), controls.chunk_bytes.unwrap_or(usize::MAX));
+        return Ok((headers, Body::from_stream(stream::iter(pieces).then(flushed))).into_response());
+    }
+    Ok((headers, body).into_response())
 }
 
-fn answer_headers(answer: &Answer, controls: &Controls, content_type: &'static str) -> HeaderMap {
+fn answer_headers(script: &Script, controls: &Controls) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    headers.insert("openai-version", header::HeaderValue::from_static("2020-10-01"));
-    if let Ok(id) = answer.id.replace("chatcmpl-", "req_").parse() {
-        headers.insert("x-request-id", id);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(script.content_type));
+    for (name, value) in &script.headers {
+        if let Ok(value) = value.parse() {
+            headers.insert(*name, value);
+        }
     }
     if controls.has(Fault::Gzip) {
-        headers.insert(header::CONTENT_ENCODING, header::HeaderValue::from_static("gzip"));
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     headers
+}
+
+/// `response` with a trailer after its body, if that was asked for.
+fn with_trailers(request: &HeaderMap, response: Response) -> Response {
+    if Controls::from_headers(request).is_ok_and(|controls| !controls.trailers) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    // With an announced length there is no place for trailers in HTTP/1.1.
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::TRAILER, HeaderValue::from_static("x-fake-trailer"));
+    let trailers = HeaderMap::from_iter([(
+        header::HeaderName::from_static("x-fake-trailer"),
+        HeaderValue::from_static("end"),
+    )]);
+    let frames = body.into_data_stream().map_ok(Frame::data);
+    let frames = frames.chain(stream::iter([Ok(Frame::trailers(trailers))]));
+    Response::from_parts(parts, Body::new(StreamBody::new(frames)))
 }
 
 fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
@@ -215,12 +248,21 @@ fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-fn error(status: StatusCode, message: &str, code: Option<&str>) -> Response {
-    (status, Json(error_body(status, message, code))).into_response()
+fn told_to_fail(status: StatusCode) -> Refusal {
+    Refusal { status, message: "The fake provider was told to fail.".to_owned(), code: None }
+}
+
+fn refuse(shape: ErrorShape, refusal: &Refusal) -> Response {
+    let body = shape.body(refusal.status, &refusal.message, refusal.code);
+    let mut response = (refusal.status, [(header::CONTENT_TYPE, JSON)], body.line()).into_response();
+    if let Some((name, value)) = shape.header(refusal.status) {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 fn received_row(parts: &Parts) -> ReceivedRow {
-    let header = |(name, value): (&header::HeaderName, &header::HeaderValue)| {
+    let header = |(name, value): (&header::HeaderName, &HeaderValue)| {
         (name.to_string(), value.as_bytes().escape_ascii().to_string())
     };
     ReceivedRow {

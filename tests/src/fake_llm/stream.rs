@@ -9,51 +9,38 @@ use flate2::write::GzEncoder;
 use futures_util::{Stream, StreamExt as _, stream};
 
 use super::State;
-use super::answer::{Answer, Delta, StreamChoice, error_body};
 use super::bill::OpenBill;
+use super::call::{Step, Steps};
 use super::controls::{Controls, Fault};
-
-/// What comes next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    Role { choice: u64 },
-    Word { word: u64, choice: u64 },
-    Finish { choice: u64 },
-    Usage,
-    Done,
-    End,
-}
 
 /// The state of a stream under way.
 pub struct AnswerStream {
     pub(super) state: Arc<State>,
-    pub(super) answer: Answer,
     pub(super) controls: Controls,
-    /// `stream_options.include_usage` of the request.
-    pub(super) include_usage: bool,
     pub(super) bill: OpenBill,
-    next: Next,
+    /// What comes.
+    pub(super) steps: Steps,
+    /// The next of it.
+    pub(super) next: Option<Step>,
+    /// What an error halfway through looks like.
+    pub(super) error: Vec<u8>,
+    /// The first word of the second half.
+    pub(super) half: u64,
     gzip: Option<GzEncoder<Vec<u8>>>,
 }
 
 impl AnswerStream {
     pub(super) fn new(
         state: Arc<State>,
-        answer: Answer,
         controls: Controls,
-        include_usage: bool,
         bill: OpenBill,
+        mut steps: Steps,
+        error: Vec<u8>,
+        half: u64,
     ) -> Self {
-        let compress = controls.has(Fault::Gzip);
-        Self {
-            state,
-            answer,
-            controls,
-            include_usage,
-            bill,
-            next: Next::Role { choice: 0 },
-            gzip: compress.then(|| GzEncoder::new(Vec::new(), Compression::fast())),
-        }
+        let gzip = controls.has(Fault::Gzip).then(|| GzEncoder::new(Vec::new(), Compression::fast()));
+        let next = steps.next();
+        Self { state, controls, bill, steps, next, error, half, gzip }
     }
 
     /// The body: one item for each write.
@@ -67,84 +54,27 @@ impl AnswerStream {
     }
 
     async fn advance(&mut self) -> Option<io::Result<Bytes>> {
-        if self.half_done() {
-            let failed = match self.controls.fault {
-                Some(Fault::Cut) => Some(Err(io::ErrorKind::ConnectionReset.into())),
-                Some(Fault::ErrorInStream) => Some(Ok(error_event())),
-                _ => None,
-            };
-            if failed.is_some() {
-                self.next = Next::End;
-                return failed;
+        let step = self.next.take()?;
+        if step.word == Some((self.half, 0)) {
+            match self.controls.fault {
+                Some(Fault::Cut) => return Some(Err(io::ErrorKind::ConnectionReset.into())),
+                Some(Fault::ErrorInStream) => return Some(Ok(std::mem::take(&mut self.error).into())),
+                _ => {}
             }
         }
-        let event = self.event().await?;
-        Some(self.encode(event))
-    }
-
-    /// Whether the next event is the first one of the answer's second half.
-    fn half_done(&self) -> bool {
-        let half = self.answer.tokens.words_per_choice / 2;
-        matches!(self.next, Next::Word { word, choice: 0 } if word == half)
-    }
-
-    async fn event(&mut self) -> Option<String> {
-        let tokens = self.answer.tokens;
-        let wants_usage = self.include_usage && !self.controls.has(Fault::NoUsage);
-        let last_choice = tokens.choices - 1;
-        loop {
-            match self.next {
-                Next::Role { choice } => {
-                    self.bill.produce(tokens.reasoning_per_choice, tokens.reasoning_per_choice);
-                    self.next = if choice < last_choice {
-                        Next::Role { choice: choice + 1 }
-                    } else {
-                        Next::Word { word: 0, choice: 0 }
-                    };
-                    let delta = Delta::Role { role: "assistant", content: "", refusal: None };
-                    return Some(self.choice_event(choice, delta, None));
-                }
-                Next::Word { word, .. } if word == tokens.words_per_choice => {
-                    self.next = Next::Finish { choice: 0 };
-                }
-                Next::Word { word, choice } => {
-                    self.wait_for_word(word, choice).await;
-                    self.bill.produce(1, 0);
-                    self.next = if choice < last_choice {
-                        Next::Word { word, choice: choice + 1 }
-                    } else {
-                        Next::Word { word: word + 1, choice: 0 }
-                    };
-                    let delta = Delta::Content { content: Answer::word(word) };
-                    return Some(self.choice_event(choice, delta, None));
-                }
-                Next::Finish { choice } => {
-                    self.next = match choice {
-                        _ if choice < last_choice => Next::Finish { choice: choice + 1 },
-                        _ if wants_usage => Next::Usage,
-                        _ => Next::Done,
-                    };
-                    let reason = Some(self.answer.finish_reason);
-                    return Some(self.choice_event(choice, Delta::Nothing {}, reason));
-                }
-                Next::Usage => {
-                    self.next = Next::Done;
-                    return Some(self.answer.event(&[], Some(Some(tokens.usage()))));
-                }
-                Next::Done => {
-                    // Before the last bytes leave: who has them finds the answer on the bill.
-                    self.bill.close_complete();
-                    self.next = Next::End;
-                    if !self.controls.has(Fault::NoDone) {
-                        return Some("data: [DONE]\n\n".to_owned());
-                    }
-                }
-                Next::End => return None,
-            }
+        if let Some((word, choice)) = step.word {
+            self.wait_for_word(word, choice).await;
         }
+        self.bill.produce(step.output_tokens, step.reasoning_tokens);
+        self.next = self.steps.next();
+        if self.next.is_none() {
+            // Before the last bytes leave: who has them finds the answer on the bill.
+            self.bill.close_complete();
+        }
+        Some(self.encode(step.bytes))
     }
 
-    async fn wait_for_word(&self, word: u64, choice: u64) {
+    async fn wait_for_word(&mut self, word: u64, choice: u64) {
         if let (1, 0, Some(gate)) = (word, choice, &self.controls.gate) {
             self.state.gates.pass(gate).await;
         }
@@ -153,18 +83,12 @@ impl AnswerStream {
         }
     }
 
-    fn choice_event(&self, index: u64, delta: Delta, finish_reason: Option<&'static str>) -> String {
-        let usage = (self.include_usage && !self.controls.has(Fault::NoUsage)).then_some(None);
-        let choice = StreamChoice { index, delta, logprobs: None, finish_reason };
-        self.answer.event(&[choice], usage)
-    }
-
-    fn encode(&mut self, event: String) -> io::Result<Bytes> {
+    fn encode(&mut self, bytes: Vec<u8>) -> io::Result<Bytes> {
         let Some(gzip) = &mut self.gzip else {
-            return Ok(event.into());
+            return Ok(bytes.into());
         };
-        gzip.write_all(event.as_bytes())?;
-        if self.next == Next::End {
+        gzip.write_all(&bytes)?;
+        if self.next.is_none() {
             gzip.try_finish()?;
         } else {
             gzip.flush()?;
@@ -173,13 +97,8 @@ impl AnswerStream {
     }
 }
 
-fn error_event() -> Bytes {
-    let message = "The server had an error while processing your request. Sorry about that!";
-    let body = error_body(axum::http::StatusCode::INTERNAL_SERVER_ERROR, message, None);
-    format!("data: {body}\n\n").into()
-}
-
-fn pieces(event: io::Result<Bytes>, piece_bytes: usize) -> Vec<io::Result<Bytes>> {
+/// Pieces of at most `piece_bytes`.
+pub fn pieces(event: io::Result<Bytes>, piece_bytes: usize) -> Vec<io::Result<Bytes>> {
     match event {
         Err(error) => vec![Err(error)],
         Ok(mut event) => {

@@ -49,6 +49,10 @@ pub struct LedgerRow {
     pub input_tokens: i64,
     /// Cached input.
     pub cached_input_tokens: i64,
+    /// Input written to a cache of five minutes.
+    pub cache_write_5m_tokens: i64,
+    /// Input written to a cache of an hour.
+    pub cache_write_1h_tokens: i64,
     /// Visible output.
     pub output_tokens: i64,
     /// Reasoning.

@@ -16,6 +16,7 @@ pub mod envoy;
 pub mod process;
 pub mod raw;
 pub mod scripted;
+pub mod sdk;
 pub mod stack;
 
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use hyper::body::Frame;
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::client::{Answer, App, CHAT_PATH};
 use super::within;
@@ -67,12 +67,75 @@ pub fn chat_request(app: &App, header_lines: &str, body: impl AsRef<[u8]>) -> Ve
     request
 }
 
+/// Writes a request's head, waits for `100 Continue`, writes the body, and reads until the other side
+/// closes the connection. Ask for both in the head.
+///
+/// # Panics
+/// When it doesn't come to that within bounds.
+pub async fn http1_expecting(addr: SocketAddr, head: &[u8], body: &[u8]) -> String {
+    const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let exchange = async {
+        let mut socket = TcpStream::connect(addr).await?;
+        socket.write_all(head).await?;
+        let mut interim = vec![0; CONTINUE.len()];
+        socket.read_exact(&mut interim).await?;
+        assert_eq!(String::from_utf8_lossy(&interim), String::from_utf8_lossy(CONTINUE));
+        socket.write_all(body).await?;
+        let mut answer = Vec::new();
+        socket.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = within("an exchange with 100 Continue", exchange).await;
+    let answer = answer.unwrap_or_else(|error| panic!("raw HTTP/1.1: {error}"));
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A server that answers each connection's first request with these bytes and closes it. It stops with
+/// the test's runtime.
+///
+/// # Panics
+/// When no port is free.
+pub async fn answer_and_close(answer: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await;
+    let listener = listener.unwrap_or_else(|error| panic!("no port: {error}"));
+    let addr = listener.local_addr().unwrap_or_else(|error| panic!("no address: {error}"));
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            // Requests here are JSON objects, whose last byte is a brace.
+            while !request.ends_with(b"}") {
+                match socket.read_buf(&mut request).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(_) => {}
+                }
+            }
+            // Whoever asked may be gone; the test sees it.
+            let _written = socket.write_all(&answer).await;
+            let _closed = socket.shutdown().await;
+        }
+    });
+    addr
+}
+
 /// One chat completion over HTTP/2 without TLS: the body in `pieces`, then `trailers` if there are
 /// any.
 ///
 /// # Panics
 /// When there is no whole answer within bounds.
 pub async fn http2(addr: SocketAddr, app: &App, pieces: &[&str], trailers: Option<HeaderMap>) -> Answer {
+    http2_with_trailers(addr, app, pieces, trailers).await.0
+}
+
+/// The same, with the trailers of the answer.
+///
+/// # Panics
+/// When there is no whole answer within bounds.
+pub async fn http2_with_trailers(
+    addr: SocketAddr,
+    app: &App,
+    pieces: &[&str],
+    trailers: Option<HeaderMap>,
+) -> (Answer, HeaderMap) {
     let exchange = async {
         let socket = TcpStream::connect(addr).await.map_err(|error| error.to_string())?;
         let handshake =
@@ -91,9 +154,11 @@ pub async fn http2(addr: SocketAddr, app: &App, pieces: &[&str], trailers: Optio
             request.body(StreamBody::new(stream::iter(frames))).map_err(|error| error.to_string())?;
         let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let (parts, body) = response.into_parts();
-        let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+        let body = body.collect().await.map_err(|error| error.to_string())?;
+        let trailers = body.trailers().cloned().unwrap_or_default();
         driver.abort();
-        Ok::<_, String>(Answer { status: parts.status, headers: parts.headers, body })
+        let answer = Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() };
+        Ok::<_, String>((answer, trailers))
     };
     let answer = within("an HTTP/2 exchange", exchange).await;
     answer.unwrap_or_else(|error| panic!("HTTP/2: {error}"))

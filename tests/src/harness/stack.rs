@@ -92,6 +92,25 @@ impl Setup {
         self.edit(r#""renew_interval_s": 240"#, r#""renew_interval_s": 1"#)
     }
 
+    /// The filter's `provider`.
+    #[must_use]
+    pub fn provider(self, name: &str) -> Self {
+        self.edit(r#""provider": "openai""#, &format!(r#""provider": "{name}""#))
+    }
+
+    /// Envoy speaks HTTP/2 with the provider.
+    #[must_use]
+    pub fn http2_upstream(self) -> Self {
+        self.edit(
+            "  - name: llm_upstream\n",
+            "  - name: llm_upstream
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}\n",
+        )
+    }
+
     /// The provider is there instead of in this process.
     #[must_use]
     pub const fn upstream(mut self, upstream: SocketAddr) -> Self {

@@ -1,5 +1,6 @@
 //! Whole exchanges, event by event.
 
+mod apis;
 mod ends;
 mod requests;
 mod worker;

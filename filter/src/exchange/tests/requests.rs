@@ -55,6 +55,10 @@ fn a_call_is_held_sent_and_settled() {
             duration_ms: 40,
             first_byte_ms: Some(20),
             tags: BTreeMap::new(),
+            service_tier: None,
+            units: BTreeMap::new(),
+            reported_cost_nanousd: None,
+            usage_never_comes: false,
         }
     );
     assert_eq!(exchange.finish(end(0)), None, "only once");
@@ -162,10 +166,17 @@ fn what_is_not_metered_passes_or_is_refused_by_configuration() {
     assert!(exchange.take_notes().is_empty());
     assert!(!exchange.meters_response());
     assert_eq!(exchange.finish(end(0)), None);
-    assert_eq!(status(&request("", "POST", "/v1/embeddings").1), 403);
-    let (mut exchange, step) = request(PASSING, "POST", "/v1/embeddings");
+    let (mut exchange, step) = request("", "POST", "/v1/videos");
+    assert_eq!(status(&step), 403);
+    assert_eq!(exchange.take_notes(), [Note::UnknownApi(PathClass::Videos, Policy::Deny)]);
+    let (mut exchange, step) = request(PASSING, "POST", "/v1/videos");
     assert!(passes(&step));
-    assert_eq!(exchange.take_notes(), [Note::UnknownApiPassed]);
+    assert_eq!(exchange.take_notes(), [Note::UnknownApi(PathClass::Videos, Policy::Pass)]);
+    for config in ["", PASSING] {
+        let (mut exchange, step) = request(config, "CONNECT", "");
+        assert_eq!(status(&step), 403);
+        assert_eq!(exchange.take_notes(), [Note::UpgradeRefused]);
+    }
 
     let mut exchange = self::exchange(PASSING);
     assert!(passes(&begin(&mut exchange, &[], true)));

@@ -84,7 +84,7 @@ fn without_verdict(worker: &Rc<Worker>, user: &str, after_ms: u64) -> Option<u16
     let mut exchange = asked(worker, user);
     match exchange.hold_not_sent(START_MS + after_ms) {
         Step::Reply(reply) => {
-            assert_eq!(reply, crate::denial::failed_closed(reply_hold(&reply)));
+            assert_eq!(reply, crate::denial::failed_closed(Family::Openai, reply_hold(&reply)));
             assert_eq!(exchange.take_notes(), [Note::FailedClosed(Failure::NotSent)]);
             Some(reply.status)
         }

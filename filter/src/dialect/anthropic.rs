@@ -1,0 +1,67 @@
+//! Anthropic Messages. A stream tells its input at the start and its output, cumulative, at the end.
+
+use super::{NotReadable, Read};
+use crate::json_scan::{self, Found};
+use crate::meter::Reading;
+use crate::usage;
+
+/// One event of a stream.
+pub fn event(text: &str, reading: &mut Reading) -> Read {
+    let [kind, message, delta, usage, block] =
+        json_scan::object(text, &["type", "message", "delta", "usage", "content_block"])
+            .map_err(|_| NotReadable)?;
+    let kind = kind.and_then(|kind| json_scan::string(kind.raw)).unwrap_or_default();
+    match kind.as_str() {
+        "message_start" => {
+            if let Some(message) = message {
+                members(message.raw, reading)?;
+            }
+        }
+        "content_block_start" => reading.add_text(block.as_ref()),
+        "content_block_delta" => reading.add_text(delta.as_ref()),
+        "message_delta" => {
+            if let Some(usage) = usage {
+                add_usage(usage.raw, reading);
+            }
+            // The last of them says why it stopped.
+            if let Some(delta) = delta
+                && let Ok([Some(stop)]) = json_scan::object(delta.raw, &["stop_reason"])
+                && !stop.is_null()
+            {
+                reading.finish_usage();
+            }
+        }
+        "message_stop" => {
+            reading.finish_usage();
+            reading.is_done = true;
+        }
+        "error" => reading.saw_error = true,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A whole answer.
+pub fn answer(text: &str, reading: &mut Reading) -> Read {
+    let content = members(text, reading)?;
+    reading.add_text(content.as_ref());
+    Ok(())
+}
+
+fn members<'a>(raw: &'a str, reading: &mut Reading) -> Result<Option<Found<'a>>, NotReadable> {
+    let [id, model, usage, content] =
+        json_scan::object(raw, &["id", "model", "usage", "content"]).map_err(|_| NotReadable)?;
+    reading.add_names(model.as_ref(), id.as_ref());
+    if let Some(usage) = usage {
+        add_usage(usage.raw, reading);
+    }
+    Ok(content)
+}
+
+fn add_usage(raw: &str, reading: &mut Reading) {
+    reading.add_usage(raw, &usage::ANTHROPIC);
+    let Ok([tier, speed]) = json_scan::object(raw, &["service_tier", "speed"]) else { return };
+    reading.add_tier(tier.as_ref());
+    // A speed has a price of its own, whatever the tier.
+    reading.add_tier(speed.as_ref().filter(|speed| speed.raw != "\"standard\""));
+}

@@ -1,0 +1,66 @@
+//! Answers that are not text: vectors, images, sound; and batches, which tell nothing yet.
+
+use purser_protocol::Usage;
+
+use super::{NotReadable, Read};
+use crate::json_scan;
+use crate::meter::Reading;
+use crate::usage;
+
+/// A whole answer of embeddings.
+pub fn embeddings(text: &str, reading: &mut Reading) -> Read {
+    let [id, model, usage] = json_scan::object(text, &["id", "model", "usage"]).map_err(|_| NotReadable)?;
+    reading.add_names(model.as_ref(), id.as_ref());
+    if let Some(usage) = usage {
+        reading.add_usage(usage.raw, &usage::EMBEDDINGS);
+    }
+    Ok(())
+}
+
+/// A whole answer with images, or an event of a stream of them.
+pub fn images(text: &str, is_whole: bool, reading: &mut Reading) -> Read {
+    let [data, usage, kind] = json_scan::object(text, &["data", "usage", "type"]).map_err(|_| NotReadable)?;
+    if let Some((count, _)) = data.and_then(|data| json_scan::count_elements(data.raw)) {
+        reading.set_units("images", count);
+    }
+    let kind = kind.and_then(|kind| json_scan::string(kind.raw)).unwrap_or_default();
+    reading.saw_error |= kind == "error";
+    if !is_whole && kind.ends_with(".completed") {
+        reading.add_unit("images");
+        reading.is_done = true;
+    }
+    if let Some(usage) = usage {
+        reading.add_usage(usage.raw, &usage::IMAGES);
+        reading.finish_usage();
+    } else if is_whole && reading.has_units("images") {
+        // Billed by the image: no tokens are told, and none are owed.
+        reading.usage = Some(Usage::default());
+    }
+    Ok(())
+}
+
+/// A whole transcript, or an event of a stream of one or of speech.
+pub fn audio(text: &str, reading: &mut Reading) -> Read {
+    let [usage, kind] = json_scan::object(text, &["usage", "type"]).map_err(|_| NotReadable)?;
+    let kind = kind.and_then(|kind| json_scan::string(kind.raw)).unwrap_or_default();
+    reading.saw_error |= kind == "error";
+    if let Some(usage) = usage {
+        reading.add_usage(usage.raw, &usage::TRANSCRIPTION);
+        // Billed by the second: no tokens are told, and none are owed.
+        if reading.has_units("audio_seconds") {
+            reading.usage = Some(reading.usage.unwrap_or_default());
+        }
+    }
+    if kind.ends_with(".done") {
+        reading.finish_usage();
+        reading.is_done = true;
+    }
+    Ok(())
+}
+
+/// The answer to a batch: taken on, not done.
+pub fn batch(text: &str, reading: &mut Reading) -> Read {
+    let [id] = json_scan::object(text, &["id"]).map_err(|_| NotReadable)?;
+    reading.add_names(None, id.as_ref());
+    Ok(())
+}
