@@ -1,6 +1,7 @@
-//! The operators' queries: budgets, their standing, and the price list.
+//! The operators' queries: budgets and their standing, what bends them, and the price list.
 
 pub mod policies;
+pub mod prices;
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,6 @@ use sqlx::{PgPool, Row};
 use crate::budget::{Mode, Scope};
 use crate::learned::{LengthsRow, MAX_GROUPS};
 use crate::pattern::Patterns;
-use crate::pricing::{PriceBook, PriceRow, Rates};
 
 /// Most rows one listing gives.
 pub(crate) const MAX_ROWS: i64 = 10_000;
@@ -255,41 +255,6 @@ pub async fn standings(
         });
     }
     Ok(standings)
-}
-
-/// Reads the whole price list.
-///
-/// # Errors
-/// The database's.
-pub async fn price_book(pool: &PgPool) -> sqlx::Result<PriceBook> {
-    let rows = sqlx::query(
-        "select provider, model, extract(epoch from effective_from)::bigint as from_unix_s,
-                input_nanousd_per_mtok, cached_input_nanousd_per_mtok, cache_write_5m_nanousd_per_mtok,
-                cache_write_1h_nanousd_per_mtok, output_nanousd_per_mtok, reasoning_nanousd_per_mtok, reasons
-           from model_prices",
-    )
-    .fetch_all(pool)
-    .await?;
-    let rows = rows
-        .iter()
-        .map(|row| {
-            Ok(PriceRow {
-                provider: row.try_get("provider")?,
-                model: row.try_get("model")?,
-                effective_from_unix_s: row.try_get("from_unix_s")?,
-                rates: Rates {
-                    input: row.try_get("input_nanousd_per_mtok")?,
-                    cached_input: row.try_get("cached_input_nanousd_per_mtok")?,
-                    cache_write_5m: row.try_get("cache_write_5m_nanousd_per_mtok")?,
-                    cache_write_1h: row.try_get("cache_write_1h_nanousd_per_mtok")?,
-                    output: row.try_get("output_nanousd_per_mtok")?,
-                    reasoning: row.try_get("reasoning_nanousd_per_mtok")?,
-                },
-                reasons: row.try_get("reasons")?,
-            })
-        })
-        .collect::<sqlx::Result<Vec<_>>>()?;
-    Ok(PriceBook::new(rows))
 }
 
 /// Lengths of answers that changed since an instant, the latest first, and when the latest did (Unix

@@ -16,7 +16,7 @@ use serde::{Serialize, Serializer};
 use crate::histogram::LATENCY_MS;
 
 /// What is added up, the counts of latencies apart.
-const SUMS: [&str; 9] = [
+const SUMS: [&str; 13] = [
     "requests",
     "estimated_requests",
     "input_tokens",
@@ -25,6 +25,10 @@ const SUMS: [&str; 9] = [
     "cache_write_1h_tokens",
     "output_tokens",
     "reasoning_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "image_input_tokens",
+    "image_output_tokens",
     "cost_nanousd",
 ];
 

@@ -13,10 +13,12 @@ use crate::admin;
 use crate::api::{AppState, router};
 use crate::config::Config;
 use crate::db::{self, DatabaseError};
+use crate::flagged::Flagged;
 use crate::learned::LearnedLengths;
 use crate::ledger::{Ledger, LedgerSettings};
 use crate::maintain;
-use crate::pricing::PriceBook;
+use crate::prices::catalogue;
+use crate::refresh;
 use crate::tracker::{Tracker, TrackerSettings};
 
 /// Holds that may wait in a lane; more are refused with 503 at once.
@@ -25,7 +27,7 @@ const LANE_QUEUE_LEN: usize = 4_096;
 /// Batches of settlements that may wait for the tracker; the filters keep the rest.
 const TRACKER_QUEUE_LEN: usize = 256;
 
-/// How often the price list is read again, and what was learned from answers.
+/// How often what was learned from answers is read again.
 const REFRESH: Duration = Duration::from_secs(15);
 
 /// How far back changed rows are read again, microseconds: a row is dated at the start of the
@@ -45,6 +47,9 @@ pub enum AppError {
     /// The database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// The shipped catalogue can't be read: the program is broken.
+    #[error("the catalogue can't be read: {0}")]
+    Catalogue(String),
     /// The price list could not be read.
     #[error("the price list could not be read: {0}")]
     Prices(sqlx::Error),
@@ -72,10 +77,11 @@ impl Application {
     pub async fn build(config: Config) -> Result<Self, AppError> {
         let pool = db::connect(&config.database).await?;
         db::migrate(&pool).await?;
-        let book = admin::price_book(&pool).await.map_err(AppError::Prices)?;
+        load_first_catalogue(&pool).await?;
+        let book = admin::prices::price_book(&pool).await.map_err(AppError::Prices)?;
         tracing::info!(models = book.models(), "prices read");
         let (sender, prices) = watch::channel(Arc::new(book));
-        let prices_task = tokio::spawn(refresh_prices(pool.clone(), sender));
+        let prices_task = tokio::spawn(refresh::run(pool.clone(), sender));
         let (sender, learned) = watch::channel(Arc::new(LearnedLengths::new(config.output_percentile)));
         let learned_from_unix_us = learn(&pool, &sender, 0).await;
         let learned_task = tokio::spawn(refresh_learned(pool.clone(), sender, learned_from_unix_us));
@@ -101,6 +107,7 @@ impl Application {
             tracker,
             prices,
             learned,
+            flagged: Flagged::default(),
             token: config.token.into(),
             admin_token: config.admin_token.into(),
             default_output_tokens: config.default_output_tokens,
@@ -168,23 +175,14 @@ async fn finish(lanes: Vec<JoinHandle<()>>, tracker_thread: std::thread::JoinHan
     }
 }
 
-/// Reads the price list again and again; the last one read stays in force while the database is away.
-async fn refresh_prices(pool: PgPool, prices: watch::Sender<Arc<PriceBook>>) {
-    let mut tick = tokio::time::interval(REFRESH);
-    tick.tick().await;
-    loop {
-        tick.tick().await;
-        match admin::price_book(&pool).await {
-            Ok(book) => {
-                if prices.send(Arc::new(book)).is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the price list could not be read again; the last one stays")
-            }
-        }
+/// Loads the catalogue into a list that nobody has added to yet.
+async fn load_first_catalogue(pool: &PgPool) -> Result<(), AppError> {
+    let wanted = catalogue::parse(catalogue::TEXT).map_err(AppError::Catalogue)?;
+    let added = admin::prices::load_first(pool, wanted).await.map_err(AppError::Prices)?;
+    if added > 0 {
+        tracing::info!(added, "the catalogue of prices was loaded");
     }
+    Ok(())
 }
 
 /// Reads again and again what answers needed; what was read stays in force while the database is away.

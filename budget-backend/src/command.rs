@@ -1,6 +1,9 @@
 //! The operators' commands: what they take, and how they say what they did. Figures go to standard
 //! output, errors in plain words to standard error.
 
+pub mod prices;
+pub mod reprice;
+
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;

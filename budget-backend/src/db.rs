@@ -45,6 +45,13 @@ const MIGRATION_LIMITS_MS: [(&str, &str); 3] = [
 const MIGRATION_PATIENCE: Duration = Duration::from_secs(60);
 
 /// An operator's command may read everything there is, and gives up in the end all the same.
+const COMMAND_LIMITS_MS: [(&str, &str); 3] = [
+    ("lock_timeout", "30000"),
+    ("statement_timeout", "3600000"),
+    ("idle_in_transaction_session_timeout", "60000"),
+];
+
+/// The same for the sync client.
 const COMMAND_LIMITS: &str =
     "-c lock_timeout=30000 -c statement_timeout=3600000 -c idle_in_transaction_session_timeout=60000";
 
@@ -155,6 +162,16 @@ pub fn command_config(config: &DatabaseConfig) -> postgres::Config {
     let mut database = tracker_config(config);
     database.application_name("purser-command").options(COMMAND_LIMITS);
     database
+}
+
+/// One connection for an operator's command, with a command's limits.
+///
+/// # Errors
+/// The database's; a time-out when it doesn't answer.
+pub async fn connect_command(config: &DatabaseConfig) -> sqlx::Result<PgConnection> {
+    let options = config.checks.clone().application_name("purser-command").options(COMMAND_LIMITS_MS);
+    let connect = PgConnection::connect_with(&options);
+    tokio::time::timeout(CONNECT_LIMIT, connect).await.map_err(|_| sqlx::Error::PoolTimedOut)?
 }
 
 /// Brings the schema up to date and makes the ledger's next partitions. Safe to run by several

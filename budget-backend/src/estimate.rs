@@ -2,7 +2,7 @@
 
 use purser_protocol::Size;
 
-use crate::pricing::{CostOverflow, Price, PriceMatch, Rates, sum_of_products};
+use crate::pricing::{CostOverflow, Price, sum_of_products};
 
 /// English text runs at about four bytes a token, and the size counts the JSON around the text too,
 /// so that this errs on the high side for it.
@@ -32,9 +32,16 @@ pub struct Bound {
     pub output_cap_tokens: Option<u64>,
 }
 
-/// The true upper bound of what a call may cost: every byte of text a token, since no tokenizer makes
-/// more of it, at the dearest class of input; the cap, or `default_cap_tokens` if there is none, for
-/// every choice at the dearest class of output.
+/// The most input tokens that a request without media and without context elsewhere can have: every byte
+/// of text a token, since no tokenizer makes more of it, and what a provider adds.
+#[must_use]
+pub const fn most_input_tokens(size: &Size) -> u64 {
+    size.text_bytes.saturating_add(OVERHEAD_TOKENS)
+}
+
+/// The true upper bound of what a call may cost at `price`, which must be the dearest of what the call
+/// may meet: all input at the dearest class of text; the cap, or `default_cap_tokens` if there is none,
+/// for every choice at the dearest class of output; and what each call costs by itself.
 ///
 /// # Errors
 /// What can't be bounded.
@@ -43,20 +50,26 @@ pub fn upper_bound(size: &Size, price: &Price, default_cap_tokens: u64) -> Resul
         return Err("media in the request");
     }
     if size.server_context {
-        return Err("input that the request doesn't carry");
+        return Err("the model reads more than the request carries");
+    }
+    if !price.is_known() {
+        return Err("a model without a price of its own");
+    }
+    if ["input", "output"].iter().any(|class| price.unpriced.contains(*class)) {
+        return Err("a model whose tokens have no known price");
     }
     if size.unchangeable && size.max_output_tokens.is_none() {
-        return Err("a signed request without an output cap");
-    }
-    if price.matched == PriceMatch::Ceiling {
-        return Err("a model without a price of its own");
+        return Err("a request without an output cap, which can't be given one");
     }
     let output_cap_tokens = size.max_output_tokens.is_none().then_some(default_cap_tokens);
     let cap = size.max_output_tokens.unwrap_or(default_cap_tokens);
-    let input_tokens = size.text_bytes.saturating_add(OVERHEAD_TOKENS);
     let output_tokens = cap.saturating_mul(size.choices.max(1).into());
     let rates = &price.rates;
-    let classes = [(input_tokens, rates.dearest_input()), (output_tokens, rates.dearest_output())];
+    let classes = [
+        (most_input_tokens(size), rates.dearest_text_input()),
+        (output_tokens, rates.dearest_output()),
+        (1, price.terms.per_call()),
+    ];
     let amount_nanousd = sum_of_products(classes).map_err(|_| "an output cap beyond all measure")?;
     Ok(Bound { amount_nanousd, output_cap_tokens })
 }
@@ -85,18 +98,26 @@ pub fn estimate(size: &Size, default_output_tokens: u64) -> Estimate {
 }
 
 impl Estimate {
-    /// What these tokens cost at the uncached input rate and the dearest output rate, nano-USD.
+    /// What these tokens cost at the uncached input rate and the dearer of text and reasoning, nano-USD,
+    /// with what each call costs by itself.
     ///
     /// # Errors
     /// [`CostOverflow`].
-    pub fn cost_nanousd(&self, rates: &Rates) -> Result<i64, CostOverflow> {
-        sum_of_products([(self.input_tokens, rates.input), (self.output_tokens, rates.dearest_output())])
+    pub fn cost_nanousd(&self, price: &Price) -> Result<i64, CostOverflow> {
+        let rates = price.expected_rates(self.input_tokens);
+        sum_of_products([
+            (self.input_tokens, rates.input),
+            (self.output_tokens, rates.output.max(rates.reasoning)),
+            (1, price.terms.per_call()),
+        ])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pricing::{PriceBook, PriceMatch, PriceRow, Rates, Terms};
+    use std::sync::Arc;
 
     #[test]
     fn the_cap_counts_once_per_choice() {
@@ -132,7 +153,21 @@ mod tests {
             reasoning: 11_000_000,
             ..Rates::default()
         };
-        Price { rates, reasons: false, priced_as: "m".into(), matched, effective_from_unix_s: None }
+        Price { matched, ..priced(rates, Terms::default()) }
+    }
+
+    fn priced(rates: Rates, terms: Terms) -> Price {
+        let row = PriceRow {
+            price_id: 1,
+            provider: "p".into(),
+            model: "m".into(),
+            effective_from_unix_s: 0,
+            rates,
+            reasons: false,
+            terms: Arc::new(terms),
+            unpriced: Arc::default(),
+        };
+        PriceBook::new([row], []).find("p", "m", 0).unwrap()
     }
 
     #[test]
@@ -159,6 +194,8 @@ mod tests {
         let signed = Size { unchangeable: true, ..Size::default() };
         assert!(upper_bound(&signed, &exact, 1).is_err());
         assert!(upper_bound(&Size { max_output_tokens: Some(1), ..signed }, &exact, 1).is_ok());
+        let unpriced = Price { unpriced: Arc::new(["output".to_owned()].into()), ..exact.clone() };
+        assert!(upper_bound(&Size::default(), &unpriced, 1).is_err());
         let absurd = Size { max_output_tokens: Some(u64::MAX), choices: 9, ..Size::default() };
         assert!(upper_bound(&absurd, &exact, 1).is_err());
     }
@@ -167,6 +204,23 @@ mod tests {
     fn an_impossible_size_is_an_error() {
         let size = Size { text_bytes: u64::MAX, media_parts: u32::MAX, ..Size::default() };
         let rates = Rates { input: i64::MAX, ..Rates::default() };
-        assert_eq!(estimate(&size, 1).cost_nanousd(&rates), Err(CostOverflow));
+        assert_eq!(estimate(&size, 1).cost_nanousd(&priced(rates, Terms::default())), Err(CostOverflow));
+    }
+
+    #[test]
+    fn a_call_s_own_price_and_its_size_count_in_the_estimate_and_the_bound() {
+        use crate::pricing::SizeTier;
+        let rates = Rates { input: 1_000_000, output: 1_000_000, ..Rates::default() };
+        let dear = Rates { input: 3_000_000, output: 5_000_000, ..Rates::default() };
+        let terms = Terms {
+            sizes: vec![SizeTier { above_input_tokens: 100, at_threshold: false, rates: dear }],
+            units_nanousd_per_million: [("requests".to_owned(), 7_000_000)].into(),
+            ..Terms::default()
+        };
+        let price = priced(rates, terms);
+        let cost = |input_tokens| Estimate { input_tokens, output_tokens: 10 }.cost_nanousd(&price).unwrap();
+        assert_eq!((cost(100), cost(101)), (100 + 10 + 7, 303 + 50 + 7));
+        let bound = upper_bound(&Size { max_output_tokens: Some(10), ..Size::default() }, &price, 1).unwrap();
+        assert_eq!(bound.amount_nanousd, 256 + 10 + 7);
     }
 }

@@ -35,6 +35,13 @@ enum Command {
     /// and every day of the rollup against the detail, all in one snapshot. Exits with 0 when all agrees,
     /// 3 when something differs, 1 when the check failed, 2 when the call itself is wrong.
     Verify(command::VerifyArguments),
+    /// Price calls of a time anew, after a price was put right: the differences become new entries of
+    /// the ledger, counters and rollup follow. Doing it again changes nothing. Exits with 0 when done, 1 when
+    /// it failed, 2 when the call itself is wrong.
+    Reprice(command::reprice::RepriceArguments),
+    /// The price list: look at it, set prices, import them, and see how a call's price is found.
+    #[command(subcommand)]
+    Prices(command::prices::PricesCommand),
 }
 
 /// Bad configuration.
@@ -48,6 +55,8 @@ fn main() -> ExitCode {
         },
         Command::Migrate => with_database(|config| run(migrate(config))),
         Command::Aggregate(arguments) => with_database(|config| command::aggregate(&config, &arguments)),
+        Command::Reprice(arguments) => with_database(|config| command::reprice::reprice(&config, &arguments)),
+        Command::Prices(command) => with_database(|config| command::prices::prices(&config, &command)),
         Command::Verify(arguments) => with_database(|config| command::verify(&config, &arguments)),
     }
 }

@@ -83,6 +83,14 @@ pub struct Sums {
     pub output_tokens: i64,
     /// Output spent on reasoning.
     pub reasoning_tokens: i64,
+    /// Audio in the input.
+    pub audio_input_tokens: i64,
+    /// Audio in the output.
+    pub audio_output_tokens: i64,
+    /// Images in the input.
+    pub image_input_tokens: i64,
+    /// Images in the output.
+    pub image_output_tokens: i64,
     /// Cost, nano-USD.
     pub cost_nanousd: i64,
     /// Calls by duration; see [`crate::histogram::LATENCY_MS`].
@@ -101,6 +109,10 @@ impl Sums {
             (&mut self.cache_write_1h_tokens, other.cache_write_1h_tokens),
             (&mut self.output_tokens, other.output_tokens),
             (&mut self.reasoning_tokens, other.reasoning_tokens),
+            (&mut self.audio_input_tokens, other.audio_input_tokens),
+            (&mut self.audio_output_tokens, other.audio_output_tokens),
+            (&mut self.image_input_tokens, other.image_input_tokens),
+            (&mut self.image_output_tokens, other.image_output_tokens),
             (&mut self.cost_nanousd, other.cost_nanousd),
         ] {
             *sum = sum.saturating_add(more);
@@ -141,6 +153,8 @@ pub async fn usage(pool: &PgPool, org: &str, first: Date, next: Date, by: By) ->
                 sum(cache_write_5m_tokens)::bigint as cache_write_5m_tokens,
                 sum(cache_write_1h_tokens)::bigint as cache_write_1h_tokens,
                 sum(output_tokens)::bigint as output_tokens, sum(reasoning_tokens)::bigint as reasoning_tokens,
+                sum(audio_input_tokens)::bigint as audio_input_tokens, sum(audio_output_tokens)::bigint as audio_output_tokens,
+                sum(image_input_tokens)::bigint as image_input_tokens, sum(image_output_tokens)::bigint as image_output_tokens,
                 sum(cost_nanousd)::bigint as cost_nanousd, {} as latency_counts
            from cost_daily_summary
           where org = $1 and day >= $2::text::date and day < $3::text::date
@@ -173,6 +187,10 @@ fn group_of(row: &PgRow, by: By) -> sqlx::Result<Group> {
             cache_write_1h_tokens: row.try_get("cache_write_1h_tokens")?,
             output_tokens: row.try_get("output_tokens")?,
             reasoning_tokens: row.try_get("reasoning_tokens")?,
+            audio_input_tokens: row.try_get("audio_input_tokens")?,
+            audio_output_tokens: row.try_get("audio_output_tokens")?,
+            image_input_tokens: row.try_get("image_input_tokens")?,
+            image_output_tokens: row.try_get("image_output_tokens")?,
             cost_nanousd: row.try_get("cost_nanousd")?,
             latency_counts: row.try_get("latency_counts")?,
         },

@@ -21,15 +21,15 @@ pub struct Rule {
     pub denied_models: Patterns,
     /// Tiers in which a call must find an enforcing budget.
     pub required_tiers: Vec<Tier>,
+    /// Whether calls to models without a price of their own are refused.
+    pub deny_unknown_models: bool,
 }
 
 /// An override that may be in force.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Override {
     /// Its number.
     pub override_id: i64,
-    /// From when, Unix microseconds.
-    pub from_unix_us: i64,
     /// Until when, Unix microseconds.
     pub expires_unix_us: i64,
 }
@@ -53,6 +53,8 @@ pub enum Barred {
     },
     /// A tier that needs a budget has none.
     NoBudget(Tier),
+    /// The model has no price of its own, and the org refuses such.
+    UnknownModel,
     /// A strict budget is touched and nothing bounds what the call may cost.
     NotBoundable {
         /// The strict budget.
@@ -75,13 +77,11 @@ pub fn barred<'a>(rules: impl Iterator<Item = &'a Rule> + Clone, model: &str) ->
         .map(|rule| Barred::ModelNotAllowed { scope: rule.scope.clone(), reason: rule.reason.clone() })
 }
 
-/// The first override in force at an instant.
+/// The first override in force at an instant. They begin when they are made, so that one that is read
+/// has begun, whatever a clock elsewhere says.
 #[must_use]
-pub fn in_force<'a>(overrides: impl IntoIterator<Item = &'a Override>, now_unix_us: i64) -> Option<i64> {
-    overrides
-        .into_iter()
-        .find(|entry| (entry.from_unix_us..entry.expires_unix_us).contains(&now_unix_us))
-        .map(|entry| entry.override_id)
+pub fn in_force<'a>(overrides: impl IntoIterator<Item = &'a Override>, now_unix_us: i64) -> Option<Override> {
+    overrides.into_iter().find(|entry| now_unix_us < entry.expires_unix_us).copied()
 }
 
 #[cfg(test)]
@@ -96,6 +96,7 @@ mod tests {
             allowed_models: Patterns::default(),
             denied_models: Patterns::default(),
             required_tiers: Vec::new(),
+            deny_unknown_models: false,
         }
     }
 
@@ -138,10 +139,10 @@ mod tests {
     }
 
     #[test]
-    fn an_override_holds_from_its_start_until_it_expires() {
-        let overrides = [Override { override_id: 7, from_unix_us: 10, expires_unix_us: 20 }];
-        for (now, expected) in [(9, None), (10, Some(7)), (19, Some(7)), (20, None)] {
-            assert_eq!(in_force(&overrides, now), expected, "{now}");
+    fn an_override_holds_until_it_expires() {
+        let overrides = [Override { override_id: 7, expires_unix_us: 20 }];
+        for (now, expected) in [(0, Some(7)), (19, Some(7)), (20, None)] {
+            assert_eq!(in_force(&overrides, now).map(|entry| entry.override_id), expected, "{now}");
         }
     }
 }

@@ -118,7 +118,9 @@ async fn no_burst_overspends_a_strict_budget() {
     // Answers that go on until the cap, which the app does not set: each costs nearly what it holds.
     let talkative = |org: &str| App::of(org).with("x-fake-words", "6000");
     stack.backend.create_budget(strict("probe", 1_000_000_000)).await;
-    stack.chat(&talkative("probe"), &uncapped()).await.expect(200);
+    // A model without service tiers: others are held at their dearest and billed at the plain one.
+    let body = with(uncapped(), &json!({"model": "gpt-3.5-turbo"}));
+    stack.chat(&talkative("probe"), &body).await.expect(200);
     let probe = stack.database.settled("probe", 1).await[0].clone();
     assert_eq!(probe.output_tokens, 4_096, "{probe:?}");
     let over = probe.held_nanousd - probe.cost_nanousd;
@@ -127,7 +129,7 @@ async fn no_burst_overspends_a_strict_budget() {
     // Room for seven holds and a half; what seven give back makes no room for an eighth.
     let limit = FIT * probe.held_nanousd + probe.held_nanousd / 2;
     stack.backend.create_budget(strict("acme", limit)).await;
-    let (app, body) = (talkative("acme"), uncapped());
+    let app = talkative("acme");
     let answers = {
         let calls = join_all((0..40).map(|_| stack.chat(&app, &body)));
         tokio::pin!(calls);

@@ -68,11 +68,13 @@ fn sql_lives_in_the_ledger_the_tracker_and_what_operators_ask_for() {
     let expected = [
         "budget-backend/src/admin.rs",
         "budget-backend/src/admin/policies.rs",
+        "budget-backend/src/admin/prices.rs",
         "budget-backend/src/aggregate.rs",
         "budget-backend/src/ledger/store.rs",
         // Partitions and retention.
         "budget-backend/src/maintain.rs",
         "budget-backend/src/report.rs",
+        "budget-backend/src/reprice.rs",
         "budget-backend/src/tracker/read.rs",
         "budget-backend/src/tracker/session.rs",
         "budget-backend/src/tracker/store.rs",
@@ -86,7 +88,25 @@ fn sql_lives_in_the_ledger_the_tracker_and_what_operators_ask_for() {
 
 #[test]
 fn decisions_know_no_database_and_no_clock() {
-    let pure = ["budget", "window", "pricing", "estimate", "ledger/decide", "tracker/fold"];
+    let pure = [
+        "budget",
+        "rules",
+        "pattern",
+        "window",
+        "histogram",
+        "learned",
+        "estimate",
+        "pricing",
+        "pricing/book",
+        "pricing/cost",
+        "pricing/find",
+        "pricing/rates",
+        "pricing/terms",
+        "ledger/policies",
+        "ledger/terms",
+        "ledger/decide",
+        "tracker/fold",
+    ];
     for name in pure {
         let text = read(&repository().join(format!("budget-backend/src/{name}.rs")));
         for foreign in ["sqlx", "postgres::", "tokio", "SystemTime", "Instant::now", "Timestamp::now"] {

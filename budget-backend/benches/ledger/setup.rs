@@ -139,6 +139,7 @@ impl Field {
     pub fn ask(&self) -> HoldAsk {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         HoldAsk {
+            unknown_model: false,
             hold_id: new_id(),
             payer: Payer {
                 org: self.org.clone(),

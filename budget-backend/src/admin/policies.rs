@@ -26,6 +26,8 @@ pub struct RuleRow {
     pub denied_models: Patterns,
     /// Names of the tiers in which a call must find a budget.
     pub required_tiers: Vec<String>,
+    /// Whether calls to models without a price of their own are refused.
+    pub deny_unknown_models: bool,
 }
 
 /// An override to start.
@@ -152,11 +154,13 @@ fn standing(row: &PgRow) -> sqlx::Result<Standing> {
 pub async fn set_rule(pool: &PgPool, actor: &str, rule: &RuleRow) -> sqlx::Result<()> {
     let mut transaction = begin_edit(pool, actor).await?;
     sqlx::query(
-        "insert into call_rules (org, team, user_name, blocked, reason, allowed_models, denied_models, required_tiers)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)
+        "insert into call_rules (org, team, user_name, blocked, reason, allowed_models, denied_models,
+                                 required_tiers, unknown_models)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          on conflict (org, team, user_name) do update
             set blocked = excluded.blocked, reason = excluded.reason, allowed_models = excluded.allowed_models,
-                denied_models = excluded.denied_models, required_tiers = excluded.required_tiers, updated_at = now()",
+                denied_models = excluded.denied_models, required_tiers = excluded.required_tiers,
+                unknown_models = excluded.unknown_models, updated_at = now()",
     )
     .bind(&rule.scope.org)
     .bind(&rule.scope.team)
@@ -166,6 +170,7 @@ pub async fn set_rule(pool: &PgPool, actor: &str, rule: &RuleRow) -> sqlx::Resul
     .bind(rule.allowed_models.names())
     .bind(rule.denied_models.names())
     .bind(&rule.required_tiers)
+    .bind(if rule.deny_unknown_models { "deny" } else { "ceiling" })
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await
@@ -193,7 +198,8 @@ pub async fn delete_rule(pool: &PgPool, actor: &str, scope: &Scope) -> sqlx::Res
 /// The database's.
 pub async fn rules_of(pool: &PgPool, org: &str) -> sqlx::Result<Vec<RuleRow>> {
     let rows = sqlx::query(
-        "select org, team, user_name, blocked, reason, allowed_models, denied_models, required_tiers
+        "select org, team, user_name, blocked, reason, allowed_models, denied_models, required_tiers,
+                unknown_models = 'deny' as deny_unknown_models
            from call_rules where org = $1 order by team, user_name limit $2",
     )
     .bind(org)
@@ -209,6 +215,7 @@ pub async fn rules_of(pool: &PgPool, org: &str) -> sqlx::Result<Vec<RuleRow>> {
                 allowed_models: Patterns::new(row.try_get("allowed_models")?),
                 denied_models: Patterns::new(row.try_get("denied_models")?),
                 required_tiers: row.try_get("required_tiers")?,
+                deny_unknown_models: row.try_get("deny_unknown_models")?,
             })
         })
         .collect()

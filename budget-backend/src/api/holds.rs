@@ -9,7 +9,7 @@ use purser_protocol::{DenyReason, HoldRequest, HoldResponse, VERSION, format_usd
 
 use super::verdict::{Caller, deny};
 use super::{ApiError, AppState, validate};
-use crate::estimate::{Bound, estimate, upper_bound};
+use crate::estimate::{Bound, estimate, most_input_tokens, upper_bound};
 use crate::ledger::HoldAsk;
 
 /// Most one hold may reserve: a million USD. A request that asks for more can't be right.
@@ -46,6 +46,7 @@ pub async fn create(
 struct Priced {
     amount_nanousd: i64,
     bound: Result<Bound, &'static str>,
+    unknown_model: bool,
 }
 
 /// What to hold for a request; the error says what is wrong with it.
@@ -58,18 +59,23 @@ fn price(state: &AppState, request: &HoldRequest) -> Result<Priced, String> {
     let now_unix_s = unix_now_s();
     let unpriced = "no price is known for any model";
     let price = prices.find(&call.provider, &call.model, now_unix_s).ok_or(unpriced)?;
-    let dearest = prices.dearest(&call.provider, &call.model, now_unix_s).ok_or(unpriced)?;
+    let dearest = prices
+        .dearest(&call.provider, &call.model, now_unix_s, most_input_tokens(&request.size))
+        .ok_or(unpriced)?;
     let team = payer.team.as_deref().unwrap_or_default();
     let learned = state.learned.borrow().output_tokens(&payer.org, team, &call.provider, &call.model);
     let amount_nanousd = estimate(&request.size, learned.unwrap_or(state.default_output_tokens))
-        .cost_nanousd(&price.rates)
+        .cost_nanousd(&price)
         .ok()
         .filter(|amount| *amount <= MAX_AMOUNT_NANOUSD)
         .ok_or_else(|| format!("the request may cost more than {} USD", format_usd(MAX_AMOUNT_NANOUSD)))?;
     let bound = upper_bound(&request.size, &dearest, state.strict_output_tokens).and_then(|bound| {
         (bound.amount_nanousd <= MAX_AMOUNT_NANOUSD).then_some(bound).ok_or("a size beyond all measure")
     });
-    Ok(Priced { amount_nanousd, bound })
+    if !price.is_known() {
+        state.flagged.warn_once(&call.provider, &call.model, "ceiling", &[]);
+    }
+    Ok(Priced { amount_nanousd, bound, unknown_model: !price.is_known() })
 }
 
 /// Microseconds since the Unix epoch.
@@ -93,6 +99,7 @@ fn ask(request: HoldRequest, priced: Priced) -> HoldAsk {
         api: request.call.api,
         amount_nanousd: priced.amount_nanousd,
         bound: priced.bound,
+        unknown_model: priced.unknown_model,
         tags: request.tags,
     }
 }

@@ -6,6 +6,7 @@ mod health;
 mod holds;
 mod place;
 mod policies;
+mod prices;
 mod settlements;
 mod usage;
 mod validate;
@@ -24,6 +25,7 @@ use sqlx::PgPool;
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
+use crate::flagged::Flagged;
 use crate::learned::LearnedLengths;
 use crate::ledger::Ledger;
 use crate::pricing::PriceBook;
@@ -47,6 +49,8 @@ pub struct AppState {
     pub prices: watch::Receiver<Arc<PriceBook>>,
     /// How long answers are.
     pub learned: watch::Receiver<Arc<LearnedLengths>>,
+    /// Models whose calls are not priced by a known price.
+    pub flagged: Flagged,
     /// What filters authenticate with.
     pub token: Arc<str>,
     /// What operators authenticate with.
@@ -71,6 +75,7 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/rules", get(policies::rules).put(policies::set_rule).delete(policies::delete_rule))
         .route("/v1/overrides", get(policies::overrides).post(policies::start_override))
         .route("/v1/overrides/{override_id}", delete(policies::end_override))
+        .route("/v1/prices/flagged", get(prices::flagged))
         .route("/v1/audit", get(policies::audit))
         .layer(from_fn_with_state(Arc::clone(&state.admin_token), require_token));
     Router::new()

@@ -43,6 +43,26 @@ pub struct RuleBody {
     denied_models: Vec<String>,
     #[serde(default)]
     required_tiers: Vec<Tier>,
+    #[serde(default, skip_serializing_if = "UnknownModels::is_ceiling")]
+    unknown_models: UnknownModels,
+}
+
+/// What becomes of calls to models without a price of their own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownModels {
+    /// They are charged at the dearest known rate.
+    #[default]
+    Ceiling,
+    /// They are refused.
+    Deny,
+}
+
+impl UnknownModels {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+    const fn is_ceiling(&self) -> bool {
+        matches!(self, Self::Ceiling)
+    }
 }
 
 /// A listing of rules.
@@ -98,6 +118,11 @@ fn check_rule(body: RuleBody) -> Result<RuleRow, String> {
             "required_tiers: may stand on the org's own rule only; leave team and user out".to_owned()
         );
     }
+    if body.unknown_models == UnknownModels::Deny && scope.tier() != Tier::Org {
+        return Err(
+            "unknown_models: may stand on the org's own rule only; leave team and user out".to_owned()
+        );
+    }
     Ok(RuleRow {
         scope,
         blocked: body.blocked,
@@ -105,6 +130,7 @@ fn check_rule(body: RuleBody) -> Result<RuleRow, String> {
         allowed_models: patterns("allowed_models", body.allowed_models)?,
         denied_models: patterns("denied_models", body.denied_models)?,
         required_tiers: body.required_tiers.iter().map(|tier| tier.as_str().to_owned()).collect(),
+        deny_unknown_models: body.unknown_models == UnknownModels::Deny,
     })
 }
 
@@ -122,6 +148,7 @@ fn rule_body(rule: RuleRow) -> RuleBody {
         allowed_models: names(rule.allowed_models),
         denied_models: names(rule.denied_models),
         required_tiers: rule.required_tiers.iter().filter_map(tier).collect(),
+        unknown_models: if rule.deny_unknown_models { UnknownModels::Deny } else { UnknownModels::Ceiling },
     }
 }
 

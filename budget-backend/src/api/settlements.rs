@@ -11,8 +11,9 @@ use purser_protocol::{
 use super::holds::{MAX_AMOUNT_NANOUSD, unix_now_s};
 use super::{ApiError, AppState, validate};
 use crate::estimate::{Estimate, estimate};
+use crate::flagged::Flagged;
 use crate::learned::LearnedLengths;
-use crate::pricing::{Price, PriceBook, cost_nanousd};
+use crate::pricing::{Costed, Price, PriceBook, Used};
 use crate::tracker::fold::clamp_started_at;
 use crate::tracker::model::{Charge, Cost, Facts, HoldKey, Item, Quarantined, Settle, Subject};
 
@@ -35,8 +36,12 @@ pub async fn create(
 
 fn prepare_all(items: Vec<SettlementItem>, state: &AppState) -> Vec<(HoldKey, Item)> {
     let (prices, learned) = (state.prices.borrow(), state.learned.borrow());
-    let known =
-        Known { prices: &prices, learned: &learned, default_output_tokens: state.default_output_tokens };
+    let known = Known {
+        prices: &prices,
+        learned: &learned,
+        flagged: &state.flagged,
+        default_output_tokens: state.default_output_tokens,
+    };
     items.into_iter().map(|item| prepare(item, &known)).collect()
 }
 
@@ -44,6 +49,7 @@ fn prepare_all(items: Vec<SettlementItem>, state: &AppState) -> Vec<(HoldKey, It
 struct Known<'a> {
     prices: &'a PriceBook,
     learned: &'a LearnedLengths,
+    flagged: &'a Flagged,
     default_output_tokens: u64,
 }
 
@@ -73,6 +79,7 @@ fn prepare(item: SettlementItem, known: &Known<'_>) -> (HoldKey, Item) {
 fn settle(settlement: &Settlement, known: &Known<'_>) -> Result<Settle, String> {
     validate::call(&settlement.call)?;
     validate::tags(&settlement.tags)?;
+    validate::units(&settlement.units)?;
     bounded_tokens(&settlement.usage)?;
     let call = &settlement.call;
     let answered_model = settlement.answered_model.clone().filter(|model| validate::name("", model).is_ok());
@@ -85,22 +92,22 @@ fn settle(settlement: &Settlement, known: &Known<'_>) -> Result<Settle, String> 
         .ok_or("no price is known for any model")?;
     let estimate = estimate(&settlement.size, known.output_tokens(settlement));
     let estimate_nanousd =
-        estimate.cost_nanousd(&price.rates).unwrap_or(MAX_AMOUNT_NANOUSD).min(MAX_AMOUNT_NANOUSD);
+        estimate.cost_nanousd(&price).unwrap_or(MAX_AMOUNT_NANOUSD).min(MAX_AMOUNT_NANOUSD);
+    let service_tier = settlement.service_tier.clone().filter(|tier| validate::short_name("", tier).is_ok());
+    let charge = charge(settlement, price, service_tier.as_deref(), &estimate, estimate_nanousd)?;
+    known.flagged.warn_once(&call.provider, &call.model, charge.price_flag, &charge.unpriced);
     let duration = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
     Ok(Settle {
         payer: settlement.payer.clone(),
         subject: subject(settlement),
-        charge: Charge {
-            cost: cost(settlement, &price, &estimate)?,
-            estimate_nanousd,
-            priced_as: price.priced_as,
-            price_match: price.matched.as_str(),
-            price_effective_from_unix_s: price.effective_from_unix_s,
-        },
+        charge,
         facts: Facts {
             answered_model,
             response_id: settlement.response_id.clone().filter(|id| validate::name("", id).is_ok()),
             usage: settlement.usage,
+            units: settlement.units.clone(),
+            service_tier,
+            reported_cost_nanousd: settlement.reported_cost_nanousd,
             usage_quality: settlement.usage_quality.as_str(),
             admission: match settlement.admission {
                 Admission::Held => "held",
@@ -141,17 +148,61 @@ fn answer_tokens(settlement: &Settlement) -> Option<i64> {
     i64::try_from(tokens.div_euclid(size.choices.max(1).into())).ok()
 }
 
-/// What is known of a settlement's cost. What was seen of an answer is not all of it when the answer
-/// came whole but its usage did not; when it was not a stream, since a provider sends such an answer
-/// only once all of it is made; or when the model thinks out of sight.
-fn cost(settlement: &Settlement, price: &Price, estimate: &Estimate) -> Result<Cost, String> {
+/// What a settlement charges. Where the price is not known, or not of all that occurred, what the provider
+/// itself reported wins over the dearest known rate; where it is, our own arithmetic stands.
+fn charge(
+    settlement: &Settlement,
+    price: Price,
+    service_tier: Option<&str>,
+    estimate: &Estimate,
+    estimate_nanousd: i64,
+) -> Result<Charge, String> {
+    let (cost, unpriced) = cost(settlement, &price, service_tier, estimate)?;
+    let price_flag = price.flag(&unpriced);
+    let mut charge = Charge {
+        cost,
+        estimate_nanousd,
+        price_id: price.price_id,
+        price_flag,
+        unpriced,
+        priced_as: price.priced_as,
+        price_match: price.matched.as_str(),
+        price_effective_from_unix_s: price.effective_from_unix_s,
+    };
+    let reported = settlement.reported_cost_nanousd.filter(|cost| (1..=MAX_AMOUNT_NANOUSD).contains(cost));
+    let exact = settlement.usage_quality == UsageQuality::Exact && !settlement.usage_never_comes;
+    if let (false, true, Some(cost)) = (price_flag.is_empty(), exact, reported) {
+        charge.cost = Cost::Exactly(cost);
+        (charge.price_match, charge.price_flag) = ("reported", "");
+        (charge.price_id, charge.price_effective_from_unix_s) = (None, None);
+        charge.unpriced.clear();
+    }
+    Ok(charge)
+}
+
+/// What is known of a settlement's cost, and what of it had no known price. What was seen of an answer is
+/// not all of it when the answer came whole but its usage did not, or never will; when it was not a
+/// stream, since a provider sends such an answer only once all of it is made; or when the model thinks
+/// out of sight.
+fn cost(
+    settlement: &Settlement,
+    price: &Price,
+    service_tier: Option<&str>,
+    estimate: &Estimate,
+) -> Result<(Cost, Vec<String>), String> {
     let too_dear = || "the cost is beyond what one call can be".to_owned();
-    let priced = |usage: &Usage| {
-        let cost = cost_nanousd(usage, &price.rates).map_err(|_| too_dear())?;
-        if cost <= MAX_AMOUNT_NANOUSD { Ok(cost) } else { Err(too_dear()) }
+    let priced = |usage: &Usage| -> Result<Costed, String> {
+        let used = Used { usage, units: &settlement.units, service_tier };
+        let costed = price.cost(used).map_err(|_| too_dear())?;
+        if costed.nanousd <= MAX_AMOUNT_NANOUSD { Ok(costed) } else { Err(too_dear()) }
     };
     match settlement.usage_quality {
-        UsageQuality::Exact => priced(&settlement.usage).map(Cost::Exactly),
+        UsageQuality::Exact => {
+            let costed = priced(&settlement.usage)?;
+            let all = !costed.at_least && !settlement.usage_never_comes;
+            let cost = if all { Cost::Exactly(costed.nanousd) } else { Cost::AtLeast(costed.nanousd) };
+            Ok((cost, costed.unpriced))
+        }
         UsageQuality::AtLeast => {
             // The sender knows the text it sent; the estimate counts the media in it as well.
             let input_tokens = settlement.usage.input_tokens.max(estimate.input_tokens);
@@ -159,16 +210,21 @@ fn cost(settlement: &Settlement, price: &Price, estimate: &Estimate) -> Result<C
             let most = settlement.size.max_output_tokens.map_or(u64::MAX, |_| estimate.output_tokens);
             let output_tokens = settlement.usage.output_tokens.min(most);
             let seen = priced(&Usage { input_tokens, output_tokens, ..settlement.usage })?;
-            let all_seen = settlement.call.stream && settlement.ending != Ending::Complete && !price.reasons;
-            Ok(if all_seen { Cost::Exactly(seen) } else { Cost::AtLeast(seen) })
+            let all_seen = settlement.call.stream
+                && settlement.ending != Ending::Complete
+                && !price.reasons
+                && !seen.at_least
+                && !settlement.usage_never_comes;
+            let cost = if all_seen { Cost::Exactly(seen.nanousd) } else { Cost::AtLeast(seen.nanousd) };
+            Ok((cost, seen.unpriced))
         }
         // An answer that is an error and brought no usage is not billed.
         UsageQuality::None
             if settlement.http_status != 0 && !(200..300).contains(&settlement.http_status) =>
         {
-            Ok(Cost::Exactly(0))
+            Ok((Cost::Exactly(0), Vec::new()))
         }
-        UsageQuality::None => Ok(Cost::AtLeast(0)),
+        UsageQuality::None => Ok((Cost::AtLeast(0), Vec::new())),
     }
 }
 

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use purser_protocol::{Api, Call, Payer, Size};
 use uuid::Uuid;
@@ -58,13 +59,17 @@ fn only_a_whole_answer_of_known_length_that_nothing_capped_is_learned_from() {
 
 /// A price of a nano-USD per output token.
 fn prices() -> PriceBook {
-    PriceBook::new(vec![PriceRow {
+    let row = PriceRow {
+        price_id: 3,
         provider: "openai".into(),
         model: "gpt-4o".into(),
         effective_from_unix_s: 0,
         rates: Rates { output: 1_000_000, ..Rates::default() },
         reasons: false,
-    }])
+        terms: Arc::default(),
+        unpriced: Arc::default(),
+    };
+    PriceBook::new([row], [])
 }
 
 #[test]
@@ -74,7 +79,8 @@ fn without_usage_it_is_charged_what_recent_answers_needed() {
     settlement.usage_quality = UsageQuality::None;
     let estimate = |settlement: &Settlement, learned: &LearnedLengths| {
         let prices = prices();
-        let known = Known { prices: &prices, learned, default_output_tokens: 1_024 };
+        let known =
+            Known { prices: &prices, learned, flagged: &Flagged::default(), default_output_tokens: 1_024 };
         settle(settlement, &known).unwrap().charge.estimate_nanousd
     };
     assert_eq!(estimate(&settlement, &learned), 1_024);
@@ -95,7 +101,8 @@ fn without_usage_it_is_charged_what_recent_answers_needed() {
 #[test]
 fn bad_tags_set_an_item_aside_with_the_reason_and_good_ones_go_along() {
     let (prices, learned) = (prices(), LearnedLengths::new(95));
-    let known = Known { prices: &prices, learned: &learned, default_output_tokens: 1 };
+    let flagged = Flagged::default();
+    let known = Known { prices: &prices, learned: &learned, flagged: &flagged, default_output_tokens: 1 };
     let with_tag = |value: &str| {
         let tags = BTreeMap::from([("project".to_owned(), value.to_owned())]);
         prepare(SettlementItem::Settle(Box::new(Settlement { tags, ..settlement() })), &known).1
@@ -111,4 +118,57 @@ fn bad_tags_set_an_item_aside_with_the_reason_and_good_ones_go_along() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+fn charge_of(settlement: &Settlement) -> Charge {
+    let (prices, learned, flagged) = (prices(), LearnedLengths::new(95), Flagged::default());
+    let known = Known { prices: &prices, learned: &learned, flagged: &flagged, default_output_tokens: 1 };
+    settle(settlement, &known).unwrap().charge
+}
+
+#[test]
+fn a_reported_cost_wins_where_no_price_is_known_and_nowhere_else() {
+    let mut reported = settlement();
+    reported.usage.reasoning_tokens = 0;
+    reported.reported_cost_nanousd = Some(7);
+    let known = charge_of(&reported);
+    assert_eq!((known.cost, known.price_match, known.price_id), (Cost::Exactly(60), "exact", Some(3)));
+    reported.call.model = "who-knows".into();
+    let charge = charge_of(&reported);
+    assert_eq!((charge.cost, charge.price_match, charge.price_flag), (Cost::Exactly(7), "reported", ""));
+    // Not zero because it is unknown, and not a negative price either.
+    for nothing in [None, Some(0), Some(-7)] {
+        reported.reported_cost_nanousd = nothing;
+        let charge = charge_of(&reported);
+        assert_eq!((charge.cost, charge.price_flag), (Cost::Exactly(60), "ceiling"), "{nothing:?}");
+        assert_eq!((charge.price_match, charge.price_id), ("ceiling", None));
+    }
+}
+
+#[test]
+fn usage_that_never_comes_is_charged_the_estimate_at_once() {
+    let mut taken_on = settlement();
+    (taken_on.usage, taken_on.usage_quality) = (Usage::default(), UsageQuality::None);
+    taken_on.usage_never_comes = true;
+    assert_eq!(charge_of(&taken_on).cost, Cost::AtLeast(0));
+    taken_on.usage_quality = UsageQuality::Exact;
+    taken_on.usage.output_tokens = 5;
+    assert_eq!(charge_of(&taken_on).cost, Cost::AtLeast(5));
+    taken_on.usage_quality = UsageQuality::None;
+    taken_on.http_status = 400;
+    assert_eq!(charge_of(&taken_on).cost, Cost::Exactly(0), "it was refused");
+}
+
+#[test]
+fn a_unit_without_any_known_price_is_charged_at_least_the_estimate_and_flagged() {
+    let mut searched = settlement();
+    searched.units = BTreeMap::from([("web_search_requests".to_owned(), 2)]);
+    searched.usage.reasoning_tokens = 0;
+    let charge = charge_of(&searched);
+    assert_eq!((charge.cost, charge.price_flag), (Cost::AtLeast(60), "partial"));
+    assert_eq!(charge.unpriced, ["web_search_requests"]);
+    searched.units = BTreeMap::from([("x".repeat(65), 2)]);
+    let (prices, learned, flagged) = (prices(), LearnedLengths::new(95), Flagged::default());
+    let known = Known { prices: &prices, learned: &learned, flagged: &flagged, default_output_tokens: 1 };
+    assert!(settle(&searched, &known).unwrap_err().starts_with("units: "));
 }

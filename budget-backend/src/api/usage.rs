@@ -33,6 +33,10 @@ pub struct SumsView {
     cache_write_1h_tokens: i64,
     output_tokens: i64,
     reasoning_tokens: i64,
+    audio_input_tokens: i64,
+    audio_output_tokens: i64,
+    image_input_tokens: i64,
+    image_output_tokens: i64,
     cost_usd: String,
     /// At most this long took 95 of 100 calls; the upper end of a step of a log scale.
     p95_latency_ms: Option<i64>,
@@ -135,6 +139,10 @@ fn sums(sums: &Sums) -> SumsView {
         cache_write_1h_tokens: sums.cache_write_1h_tokens,
         output_tokens: sums.output_tokens,
         reasoning_tokens: sums.reasoning_tokens,
+        audio_input_tokens: sums.audio_input_tokens,
+        audio_output_tokens: sums.audio_output_tokens,
+        image_input_tokens: sums.image_input_tokens,
+        image_output_tokens: sums.image_output_tokens,
         cost_usd: format_usd(sums.cost_nanousd),
         p95_latency_ms: percentile(&LATENCY_MS, &sums.latency_counts, 95),
     }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use purser_protocol::{Call, MAX_NAME_BYTES, MAX_TAG_BYTES, MAX_TAGS, OLDEST_VERSION, Payer, VERSION};
+use purser_protocol::{
+    Call, MAX_NAME_BYTES, MAX_TAG_BYTES, MAX_TAGS, MAX_UNIT_BYTES, MAX_UNITS, OLDEST_VERSION, Payer, VERSION,
+};
 
 use super::ApiError;
 
@@ -88,6 +90,31 @@ pub fn tags(tags: &BTreeMap<String, String>) -> Result<(), String> {
     Ok(())
 }
 
+/// Checks what costs by the piece: how many kinds, and that names are short and visible.
+pub fn units(units: &BTreeMap<String, u64>) -> Result<(), String> {
+    if units.len() > MAX_UNITS {
+        return Err(format!("units: expected at most {MAX_UNITS}, got {}", units.len()));
+    }
+    for (unit, count) in units {
+        short_name("units", unit)?;
+        if i64::try_from(*count).is_err() {
+            return Err("units: a count is beyond 9223372036854775807".to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Checks the name of a unit or of a service tier.
+pub fn short_name(field: &str, value: &str) -> Result<(), String> {
+    if value.len() > MAX_UNIT_BYTES {
+        return Err(format!(
+            "{field}: expected at most {MAX_UNIT_BYTES} bytes in a name, got {}",
+            value.len()
+        ));
+    }
+    name(field, value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +167,31 @@ mod tests {
             let right = match (&checked, problem) {
                 (Ok(()), None) => true,
                 (Err(message), Some(part)) => message.starts_with("tags: ") && message.contains(part),
+                _ => false,
+            };
+            assert!(right, "{given:?}: {checked:?}");
+        }
+    }
+
+    #[test]
+    fn units_are_bounded() {
+        let one = |name: &str, count| BTreeMap::from([(name.to_owned(), count)]);
+        let many = |count: usize| (0..count).map(|number| (number.to_string(), 1)).collect();
+        let (longest, too_long) = ("x".repeat(64), "x".repeat(65));
+        for (given, problem) in [
+            (one("images", 3), None),
+            (one(&longest, 0), None),
+            (many(16), None),
+            (many(17), Some("expected at most 16, got 17")),
+            (one(&too_long, 1), Some("64 bytes in a name, got 65")),
+            (one("", 1), Some("expected a name")),
+            (one("a\0", 1), Some("no control characters")),
+            (one("images", u64::MAX), Some("beyond")),
+        ] {
+            let checked = units(&given);
+            let right = match (&checked, problem) {
+                (Ok(()), None) => true,
+                (Err(message), Some(part)) => message.starts_with("units: ") && message.contains(part),
                 _ => false,
             };
             assert!(right, "{given:?}: {checked:?}");

@@ -81,6 +81,7 @@ impl Caller {
                     Barred::Blocked { .. } => (DenyReason::Blocked, 0),
                     Barred::ModelNotAllowed { .. } => (DenyReason::ModelNotAllowed, 0),
                     Barred::NoBudget(_) => (DenyReason::NoBudget, 0),
+                    Barred::UnknownModel => (DenyReason::NotPriceable, 0),
                     Barred::NotBoundable { budget_id, .. } => (DenyReason::NotBoundable, *budget_id),
                 };
                 vec![note(NotedOutcome::Denied, reason.as_str(), budget_id, 0)]
@@ -118,6 +119,10 @@ fn barred_by(barred: &Barred) -> Verdict {
         Barred::NoBudget(tier) => deny(
             DenyReason::NoBudget,
             format!("The org wants a budget in tier {}, and there is none for this call.", tier.as_str()),
+        ),
+        Barred::UnknownModel => deny(
+            DenyReason::NotPriceable,
+            "No price is known for this model, and the org refuses such calls.".to_owned(),
         ),
         Barred::NotBoundable { budget_id, why } => Verdict::Deny(Deny {
             reason: DenyReason::NotBoundable,

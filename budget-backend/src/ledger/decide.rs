@@ -172,6 +172,9 @@ pub fn decide<'a>(
     if let Some(barred) = &terms.barred {
         return Decision::Barred(barred.clone());
     }
+    if terms.deny_unknown_models && ask.unknown_model {
+        return Decision::Barred(Barred::UnknownModel);
+    }
     let (amount_nanousd, output_cap_tokens) = match (strict, &ask.bound) {
         (None, _) => (ask.amount_nanousd, None),
         (Some(_), Ok(bound)) => (bound.amount_nanousd, bound.output_cap_tokens),

@@ -26,6 +26,7 @@ fn terms(touches: &[Touch]) -> Terms {
 
 fn ask(number: u128, amount_nanousd: i64) -> HoldAsk {
     HoldAsk {
+        unknown_model: false,
         hold_id: Uuid::from_u128(number),
         payer: Payer { org: "acme".into(), team: None, user: None },
         provider: "openai".into(),

@@ -264,9 +264,8 @@ impl Lane {
         let keys: BTreeSet<CounterKey> = touches().map(|touch| touch.key.clone()).collect();
         let locked = session.lock(&keys, &batch.orgs).await?;
         self.clock = Some((Instant::now(), locked.now_unix_us));
-        let now_unix_s = locked.now_unix_us.div_euclid(1_000_000);
         let in_force = !self.policies.forget_stale(&locked.versions);
-        if !in_force || !terms.iter().all(|terms| terms.hold_at(now_unix_s)) {
+        if !in_force || !terms.iter().all(|terms| terms.hold_at(locked.now_unix_us)) {
             session.roll_back().await?;
             return Ok(None);
         }

@@ -42,6 +42,8 @@ pub struct HoldAsk {
     pub amount_nanousd: i64,
     /// What to hold where a strict budget is touched, or why nothing bounds it.
     pub bound: Result<Bound, &'static str>,
+    /// Whether no price of its own is known for the model.
+    pub unknown_model: bool,
     /// Cost tags.
     pub tags: BTreeMap<String, String>,
 }

@@ -185,11 +185,11 @@ const READ_POLICIES: &str = "
                         and b.archived_at is null), '[]') as budgets,
            (select json_build_object('blocked', r.blocked, 'reason', r.reason,
                    'allowed_models', r.allowed_models, 'denied_models', r.denied_models,
-                   'required_tiers', r.required_tiers)
+                   'required_tiers', r.required_tiers,
+                   'unknown_models', r.unknown_models)
               from call_rules r
              where r.org = s.org and r.team = s.team and r.user_name = s.user_name) as rule,
            coalesce((select json_agg(json_build_object('override_id', o.override_id,
-                            'from_unix_us', (extract(epoch from greatest(o.created_at, '1970-01-01')) * 1000000)::bigint,
                             'expires_unix_us', (extract(epoch from least(o.expires_at, '9999-12-31')) * 1000000)::bigint)
                             order by o.override_id)
                        from overrides o
@@ -205,12 +205,12 @@ struct RuleColumns {
     allowed_models: Patterns,
     denied_models: Patterns,
     required_tiers: Vec<Tier>,
+    unknown_models: String,
 }
 
 #[derive(Deserialize)]
 struct OverrideColumns {
     override_id: i64,
-    from_unix_us: i64,
     expires_unix_us: i64,
 }
 
@@ -230,10 +230,11 @@ fn scope_policy(row: &PgRow, scope: &Scope) -> sqlx::Result<ScopePolicy> {
         allowed_models: columns.allowed_models,
         denied_models: columns.denied_models,
         required_tiers: columns.required_tiers,
+        // A word nobody knows is not a permission.
+        deny_unknown_models: columns.unknown_models != "ceiling",
     });
     let overrides = overrides.into_iter().map(|columns| Override {
         override_id: columns.override_id,
-        from_unix_us: columns.from_unix_us,
         expires_unix_us: columns.expires_unix_us,
     });
     Ok(ScopePolicy { budgets, rule, overrides: overrides.collect() })

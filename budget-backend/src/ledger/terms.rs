@@ -48,8 +48,12 @@ pub struct Terms {
     pub barred: Option<Barred>,
     /// The override in force for the payer.
     pub override_id: Option<i64>,
+    /// Until when, Unix microseconds.
+    pub override_until_unix_us: Option<i64>,
     /// Tiers the payer has, without an enforcing budget.
     pub unbudgeted: Vec<Tier>,
+    /// Whether models without a price of their own are refused.
+    pub deny_unknown_models: bool,
 }
 
 impl Terms {
@@ -60,12 +64,16 @@ impl Terms {
         strict.map(|touch| touch.key.counter.budget_id)
     }
 
-    /// Whether an instant lies in the period of every counter touched.
+    /// Whether they are the terms at an instant: it lies in the period of every counter touched, and the
+    /// override has not expired.
     #[must_use]
-    pub fn hold_at(&self, unix_s: i64) -> bool {
-        self.touches.iter().all(|touch| {
-            touch.period.start_unix_s <= unix_s && touch.period.end_unix_s.is_none_or(|end| unix_s < end)
-        })
+    pub fn hold_at(&self, unix_us: i64) -> bool {
+        let unix_s = unix_us.div_euclid(1_000_000);
+        let in_period = |period: &Period| {
+            period.start_unix_s <= unix_s && period.end_unix_s.is_none_or(|end| unix_s < end)
+        };
+        self.touches.iter().all(|touch| in_period(&touch.period))
+            && self.override_until_unix_us.is_none_or(|until| unix_us < until)
     }
 }
 
@@ -120,13 +128,17 @@ pub fn terms(
     let budgeted: BTreeSet<Tier> =
         touches.iter().filter(|touch| touch.enforces()).map(|touch| touch.tier).collect();
     let rules = set.iter().filter_map(|policy| policy.rule.as_ref());
+    let lifted = in_force(set.iter().flat_map(|policy| &policy.overrides), now_unix_us);
+    let deny_unknown_models = rules.clone().any(|rule| rule.deny_unknown_models);
     let required = rules.clone().flat_map(|rule| &rule.required_tiers).find(|tier| !budgeted.contains(tier));
     let named = [Some(Tier::Org), payer.team.as_ref().map(|_| Tier::Team), user_tier(payer)];
     Ok(Terms {
         barred: barred(rules, model).or(required.copied().map(Barred::NoBudget)),
-        override_id: in_force(set.iter().flat_map(|policy| &policy.overrides), now_unix_us),
+        override_id: lifted.map(|entry| entry.override_id),
+        override_until_unix_us: lifted.map(|entry| entry.expires_unix_us),
         unbudgeted: named.into_iter().flatten().filter(|tier| !budgeted.contains(tier)).collect(),
         touches,
+        deny_unknown_models,
     })
 }
 
@@ -167,6 +179,7 @@ mod tests {
             allowed_models: Patterns::default(),
             denied_models: Patterns::default(),
             required_tiers: Vec::new(),
+            deny_unknown_models: false,
         }
     }
 
@@ -204,7 +217,7 @@ mod tests {
     fn rules_and_overrides_of_every_scope_of_the_payer_count_and_no_others() {
         let off = |scope: Scope| {
             let rule = Rule { blocked: true, ..rule(scope.clone()) };
-            let lifted = Override { override_id: 3, from_unix_us: 0, expires_unix_us: 10 };
+            let lifted = Override { override_id: 3, expires_unix_us: 10 };
             (scope, ScopePolicy { rule: Some(rule), overrides: vec![lifted], ..ScopePolicy::default() })
         };
         for (team, user) in [("", ""), ("search", ""), ("*", ""), ("search", "ann"), ("search", "*")] {
@@ -224,7 +237,10 @@ mod tests {
         let policy =
             ScopePolicy { budgets: vec![budget(1, org.clone(), Mode::Enforce)], ..ScopePolicy::default() };
         let terms = at(&[(org, policy)], 86_400 * 1_000_000);
-        assert!(terms.hold_at(86_400) && terms.hold_at(2 * 86_400 - 1));
-        assert!(!terms.hold_at(86_399) && !terms.hold_at(2 * 86_400));
+        let at = |unix_s: i64| terms.hold_at(unix_s * 1_000_000);
+        assert!(at(86_400) && at(2 * 86_400 - 1));
+        assert!(!at(86_399) && !at(2 * 86_400));
+        let lifted = Terms { override_until_unix_us: Some(5), ..terms };
+        assert!(!lifted.hold_at(86_400 * 1_000_000));
     }
 }

@@ -37,6 +37,9 @@ fn settle(cost: Cost) -> Item {
         charge: Charge {
             cost,
             estimate_nanousd: 77,
+            price_id: None,
+            price_flag: "",
+            unpriced: Vec::new(),
             priced_as: "gpt-4o".into(),
             price_match: "exact",
             price_effective_from_unix_s: Some(1),

@@ -7,8 +7,8 @@
 pub mod fold;
 pub mod model;
 mod read;
-mod records;
-mod rollup;
+pub(crate) mod records;
+pub(crate) mod rollup;
 mod session;
 pub mod store;
 mod verdict_store;

@@ -120,6 +120,12 @@ pub struct Charge {
     pub cost: Cost,
     /// What a hold for it would have reserved, nano-USD.
     pub estimate_nanousd: i64,
+    /// The version of the price used; `None` for a ceiling.
+    pub price_id: Option<i64>,
+    /// `ceiling` or `partial` when not every price was known; else empty.
+    pub price_flag: &'static str,
+    /// What occurred and had no known price.
+    pub unpriced: Vec<String>,
     /// The price row used; `"*"` for a ceiling.
     pub priced_as: String,
     /// How it was found.
@@ -152,6 +158,12 @@ pub struct Facts {
     pub response_id: Option<String>,
     /// Tokens by class.
     pub usage: Usage,
+    /// What costs by the piece.
+    pub units: BTreeMap<String, u64>,
+    /// The tier, speed or traffic class that the answer named.
+    pub service_tier: Option<String>,
+    /// What the provider itself reported, nano-USD.
+    pub reported_cost_nanousd: Option<i64>,
     /// `exact`, `at_least` or `none`.
     pub usage_quality: &'static str,
     /// `held` or `fail_open`.
@@ -206,7 +218,7 @@ pub struct NewEntry {
     pub cost_nanousd: i64,
     /// What had been held, nano-USD.
     pub held_nanousd: i64,
-    /// `settled`, `estimated` or `expired`.
+    /// `settled`, `estimated`, `expired` or `repriced`.
     pub cause: &'static str,
     /// The instant it counts at, Unix microseconds.
     pub occurred_at_unix_us: i64,

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use postgres::types::{Json, ToSql};
 use purser_protocol::Usage;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::model::{HoldKey, HoldRow, NewEntry};
+use super::model::{Effects, HoldKey, HoldRow, NewEntry};
+use crate::ledger::counters::KeyColumns;
 use crate::ledger::decide::CounterRef;
 
 /// A hold row for an id that had none.
@@ -79,6 +81,9 @@ pub struct EntryRecord<'a> {
     priced_as: &'a str,
     price_match: &'a str,
     price_effective_from: Option<String>,
+    price_id: Option<i64>,
+    price_flag: &'static str,
+    unpriced: &'a [String],
     response_id: Option<&'a str>,
     cost_nanousd: i64,
     held_nanousd: i64,
@@ -87,6 +92,9 @@ pub struct EntryRecord<'a> {
     usage_quality: &'static str,
     #[serde(flatten)]
     usage: Usage,
+    units: &'a BTreeMap<String, u64>,
+    service_tier: Option<&'a str>,
+    reported_cost_nanousd: Option<i64>,
     stream: bool,
     http_status: u16,
     ending: &'static str,
@@ -126,6 +134,9 @@ pub fn entries(entries: &[NewEntry], now_unix_us: i64) -> Result<Vec<EntryRecord
                 priced_as: charge.map_or("", |charge| charge.priced_as.as_str()),
                 price_match: charge.map_or("", |charge| charge.price_match),
                 price_effective_from,
+                price_id: charge.and_then(|charge| charge.price_id),
+                price_flag: charge.map_or("", |charge| charge.price_flag),
+                unpriced: charge.map_or(&[], |charge| &charge.unpriced),
                 response_id: entry.facts.response_id.as_deref(),
                 cost_nanousd: entry.cost_nanousd,
                 held_nanousd: entry.held_nanousd,
@@ -133,6 +144,9 @@ pub fn entries(entries: &[NewEntry], now_unix_us: i64) -> Result<Vec<EntryRecord
                 admission: entry.facts.admission,
                 usage_quality: entry.facts.usage_quality,
                 usage: entry.facts.usage,
+                units: &entry.facts.units,
+                service_tier: entry.facts.service_tier.as_deref(),
+                reported_cost_nanousd: entry.facts.reported_cost_nanousd,
                 stream: entry.facts.stream,
                 http_status: entry.facts.http_status,
                 ending: entry.facts.ending,
@@ -146,6 +160,90 @@ pub fn entries(entries: &[NewEntry], now_unix_us: i64) -> Result<Vec<EntryRecord
             })
         })
         .collect()
+}
+
+/// Changes holds, adds ledger entries, and changes counters. All rows it changes are locked already,
+/// so that the order within it doesn't matter.
+pub const WRITE: &str = "
+    with changed as (
+        update holds h
+           set state = k.state, expires_at = timestamptz 'epoch' + k.expires_us * interval '1 microsecond',
+               closed_at = case when k.state <> 'open' then now() end
+          from unnest($1::text[], $2::uuid[], $3::text[], $4::bigint[]) as k (org, hold_id, state, expires_us)
+         where h.org = k.org and h.hold_id = k.hold_id
+    ), entered as (
+        insert into llm_requests (org, hold_id, entry, team, user_name, provider, api, model, answered_model,
+            priced_as, price_match, price_effective_from, response_id, cost_nanousd, held_nanousd, cause, admission,
+            usage_quality, input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
+            output_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens, image_input_tokens,
+            image_output_tokens, units, service_tier, price_id, price_flag, unpriced, reported_cost_nanousd,
+            stream, http_status, ending, duration_ms, first_byte_ms, occurred_at, recorded_at, counters, tags,
+            override_id)
+        select org, hold_id, entry, team, user_name, provider, api, model, answered_model,
+            priced_as, price_match, price_effective_from, response_id, cost_nanousd, held_nanousd, cause, admission,
+            usage_quality, input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
+            output_tokens, reasoning_tokens, coalesce(audio_input_tokens, 0), coalesce(audio_output_tokens, 0),
+            coalesce(image_input_tokens, 0), coalesce(image_output_tokens, 0), units, service_tier, price_id,
+            price_flag, unpriced, reported_cost_nanousd,
+            stream, http_status, ending, duration_ms, first_byte_ms, occurred_at, recorded_at, counters, tags,
+            override_id
+          from jsonb_populate_recordset(null::llm_requests, $5)
+    )
+    update budget_counters c
+       set spent_nanousd = c.spent_nanousd + k.spent, held_nanousd = c.held_nanousd + k.held
+      from unnest($6::text[], $7::bigint[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[])
+           as k (org, budget_id, subject, period_unix_s, spent, held)
+     where c.org = k.org and c.budget_id = k.budget_id and c.subject = k.subject
+       and c.period_start = to_timestamp(k.period_unix_s)";
+
+/// The parameters of [`WRITE`].
+pub struct WriteRows<'a> {
+    orgs: Vec<&'a str>,
+    ids: Vec<Uuid>,
+    states: Vec<&'static str>,
+    expiries: Vec<i64>,
+    entries: Json<Vec<EntryRecord<'a>>>,
+    counters: KeyColumns<'a>,
+    spent: Vec<i64>,
+    held: Vec<i64>,
+}
+
+impl<'a> WriteRows<'a> {
+    /// Of some effects.
+    ///
+    /// # Errors
+    /// The text of what can't be stored: an instant outside the calendar.
+    pub fn of(effects: &'a Effects, now_unix_us: i64) -> Result<Self, String> {
+        let (orgs, ids) = effects.updates.keys().map(|(org, id)| (org.as_str(), *id)).unzip();
+        Ok(Self {
+            orgs,
+            ids,
+            states: effects.updates.values().map(|update| update.state.as_str()).collect(),
+            expiries: effects.updates.values().map(|update| update.expires_at_unix_us).collect(),
+            entries: Json(entries(&effects.entries, now_unix_us)?),
+            counters: KeyColumns::new(effects.changes.keys()),
+            spent: effects.changes.values().map(|change| change.spent_nanousd).collect(),
+            held: effects.changes.values().map(|change| change.held_nanousd).collect(),
+        })
+    }
+
+    /// In the statement's order.
+    #[must_use]
+    pub fn parameters(&self) -> [&(dyn ToSql + Sync); 11] {
+        [
+            &self.orgs,
+            &self.ids,
+            &self.states,
+            &self.expiries,
+            &self.entries,
+            &self.counters.orgs,
+            &self.counters.budget_ids,
+            &self.counters.subjects,
+            &self.counters.periods,
+            &self.spent,
+            &self.held,
+        ]
+    }
 }
 
 /// The instant, as text for the database.

@@ -4,7 +4,8 @@
 //! Every number of a rollup row is the sum of a function of one entry, so that adding entries as they
 //! come and recomputing a row from the detail give the same: entry 0 counts a request; an entry 0
 //! that is no settlement counts an estimated one, and a settlement after it takes that back; tokens,
-//! cost and the latency bucket are the entry's own. An expired hold's entry has no duration.
+//! cost and the latency bucket are the entry's own. An expired hold's entry has no duration, and a
+//! repricing's has neither that nor tokens.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,10 @@ struct Measures {
     cache_write_1h_tokens: i64,
     output_tokens: i64,
     reasoning_tokens: i64,
+    audio_input_tokens: i64,
+    audio_output_tokens: i64,
+    image_input_tokens: i64,
+    image_output_tokens: i64,
     cost_nanousd: i64,
     latency_counts: Vec<i64>,
 }
@@ -43,6 +48,10 @@ impl Default for Measures {
             cache_write_1h_tokens: 0,
             output_tokens: 0,
             reasoning_tokens: 0,
+            audio_input_tokens: 0,
+            audio_output_tokens: 0,
+            image_input_tokens: 0,
+            image_output_tokens: 0,
             cost_nanousd: 0,
             latency_counts: vec![0; LATENCY_MS.len().saturating_add(1)],
         }
@@ -53,7 +62,8 @@ impl Measures {
     fn add(&mut self, entry: &NewEntry) {
         let usage = &entry.facts.usage;
         let (first, settled) = (entry.entry == 0, entry.cause == "settled");
-        // Before a settlement with a number above 0 lies an expiry, and nothing else.
+        // Before a settlement with a number above 0 lies an expiry, and nothing else. A repricing is no
+        // first entry and no settlement.
         let estimated = match (first, settled) {
             (true, false) => 1,
             (false, true) => -1,
@@ -68,6 +78,10 @@ impl Measures {
             (&mut self.cache_write_1h_tokens, tokens(usage.cache_write_1h_tokens)),
             (&mut self.output_tokens, tokens(usage.output_tokens)),
             (&mut self.reasoning_tokens, tokens(usage.reasoning_tokens)),
+            (&mut self.audio_input_tokens, tokens(usage.audio_input_tokens)),
+            (&mut self.audio_output_tokens, tokens(usage.audio_output_tokens)),
+            (&mut self.image_input_tokens, tokens(usage.image_input_tokens)),
+            (&mut self.image_output_tokens, tokens(usage.image_output_tokens)),
             (&mut self.cost_nanousd, entry.cost_nanousd),
         ] {
             *total = total.saturating_add(added);
@@ -221,7 +235,8 @@ pub fn lengths(entries: &[NewEntry]) -> Vec<LengthRecord> {
 macro_rules! measures {
     () => {
         "requests, estimated_requests, input_tokens, cached_input_tokens, cache_write_5m_tokens,
-         cache_write_1h_tokens, output_tokens, reasoning_tokens, cost_nanousd, latency_counts"
+         cache_write_1h_tokens, output_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
+         image_input_tokens, image_output_tokens, cost_nanousd, latency_counts"
     };
 }
 
@@ -230,7 +245,8 @@ macro_rules! measures_typed {
     () => {
         "requests bigint, estimated_requests bigint, input_tokens bigint, cached_input_tokens bigint,
          cache_write_5m_tokens bigint, cache_write_1h_tokens bigint, output_tokens bigint,
-         reasoning_tokens bigint, cost_nanousd bigint, latency_counts bigint[]"
+         reasoning_tokens bigint, audio_input_tokens bigint, audio_output_tokens bigint,
+         image_input_tokens bigint, image_output_tokens bigint, cost_nanousd bigint, latency_counts bigint[]"
     };
 }
 
@@ -245,6 +261,10 @@ macro_rules! add_measures {
          cache_write_1h_tokens = s.cache_write_1h_tokens + excluded.cache_write_1h_tokens,
          output_tokens = s.output_tokens + excluded.output_tokens,
          reasoning_tokens = s.reasoning_tokens + excluded.reasoning_tokens,
+         audio_input_tokens = s.audio_input_tokens + excluded.audio_input_tokens,
+         audio_output_tokens = s.audio_output_tokens + excluded.audio_output_tokens,
+         image_input_tokens = s.image_input_tokens + excluded.image_input_tokens,
+         image_output_tokens = s.image_output_tokens + excluded.image_output_tokens,
          cost_nanousd = s.cost_nanousd + excluded.cost_nanousd,
          latency_counts = (select array_agg(coalesce(a, 0) + coalesce(b, 0) order by i)
                              from unnest(s.latency_counts, excluded.latency_counts) with ordinality as c (a, b, i))"

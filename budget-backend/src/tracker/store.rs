@@ -31,7 +31,7 @@ use uuid::Uuid;
 use super::fold::fold;
 use super::model::{Effects, HoldKey, Item};
 use super::read::{self, Days, Needs};
-use super::records::{self, HoldRecord};
+use super::records::{self, HoldRecord, WriteRows};
 use super::rollup;
 use super::session::{Open, Session};
 use crate::ledger::counters::{INSERT_COUNTERS, KeyColumns};
@@ -153,35 +153,6 @@ fn insert_counters(session: &mut Session, keys: &BTreeSet<CounterKey>) -> Result
     Ok(())
 }
 
-/// Changes holds, adds ledger entries, and changes counters. All rows it changes are locked already,
-/// so that the order within it doesn't matter.
-const WRITE: &str = "
-    with changed as (
-        update holds h
-           set state = k.state, expires_at = timestamptz 'epoch' + k.expires_us * interval '1 microsecond',
-               closed_at = case when k.state <> 'open' then now() end
-          from unnest($1::text[], $2::uuid[], $3::text[], $4::bigint[]) as k (org, hold_id, state, expires_us)
-         where h.org = k.org and h.hold_id = k.hold_id
-    ), entered as (
-        insert into llm_requests (org, hold_id, entry, team, user_name, provider, api, model, answered_model,
-            priced_as, price_match, price_effective_from, response_id, cost_nanousd, held_nanousd, cause, admission,
-            usage_quality, input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
-            output_tokens, reasoning_tokens, stream, http_status, ending, duration_ms, first_byte_ms, occurred_at,
-            recorded_at, counters, tags, override_id)
-        select org, hold_id, entry, team, user_name, provider, api, model, answered_model,
-            priced_as, price_match, price_effective_from, response_id, cost_nanousd, held_nanousd, cause, admission,
-            usage_quality, input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
-            output_tokens, reasoning_tokens, stream, http_status, ending, duration_ms, first_byte_ms, occurred_at,
-            recorded_at, counters, tags, override_id
-          from jsonb_populate_recordset(null::llm_requests, $5)
-    )
-    update budget_counters c
-       set spent_nanousd = c.spent_nanousd + k.spent, held_nanousd = c.held_nanousd + k.held
-      from unnest($6::text[], $7::bigint[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[])
-           as k (org, budget_id, subject, period_unix_s, spent, held)
-     where c.org = k.org and c.budget_id = k.budget_id and c.subject = k.subject
-       and c.period_start = to_timestamp(k.period_unix_s)";
-
 /// Writes the effects; `false` when an id got a row meanwhile.
 fn write(open: &mut Open<'_>, effects: &Effects, now_unix_us: i64) -> Result<bool, StepError> {
     if !effects.tombstones.is_empty() {
@@ -212,30 +183,8 @@ fn write(open: &mut Open<'_>, effects: &Effects, now_unix_us: i64) -> Result<boo
 }
 
 fn write_rows(open: &mut Open<'_>, effects: &Effects, now_unix_us: i64) -> Result<(), StepError> {
-    let (orgs, ids): (Vec<&str>, Vec<Uuid>) =
-        effects.updates.keys().map(|(org, id)| (org.as_str(), *id)).unzip();
-    let states: Vec<&str> = effects.updates.values().map(|update| update.state.as_str()).collect();
-    let expiries: Vec<i64> = effects.updates.values().map(|update| update.expires_at_unix_us).collect();
-    let entries = records::entries(&effects.entries, now_unix_us).map_err(StepError::Data)?;
-    let k = KeyColumns::new(effects.changes.keys());
-    let spent: Vec<i64> = effects.changes.values().map(|change| change.spent_nanousd).collect();
-    let held: Vec<i64> = effects.changes.values().map(|change| change.held_nanousd).collect();
-    open.execute(
-        WRITE,
-        &[
-            &orgs,
-            &ids,
-            &states,
-            &expiries,
-            &Json(&entries),
-            &k.orgs,
-            &k.budget_ids,
-            &k.subjects,
-            &k.periods,
-            &spent,
-            &held,
-        ],
-    )?;
+    let rows = WriteRows::of(effects, now_unix_us).map_err(StepError::Data)?;
+    open.execute(records::WRITE, &rows.parameters())?;
     Ok(())
 }
 

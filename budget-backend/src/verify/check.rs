@@ -107,7 +107,7 @@ fn counter(row: &Row) -> Result<CounterDifference, VerifyError> {
 }
 
 /// The sums both the detail and the rollup give by payer and day, and the detail's way to them.
-const MEASURES: [(&str, &str); 10] = [
+const MEASURES: [(&str, &str); 14] = [
     ("requests", "count(*) filter (where entry = 0)"),
     (
         "estimated_requests",
@@ -120,6 +120,10 @@ const MEASURES: [(&str, &str); 10] = [
     ("cache_write_1h_tokens", "sum(cache_write_1h_tokens)"),
     ("output_tokens", "sum(output_tokens)"),
     ("reasoning_tokens", "sum(reasoning_tokens)"),
+    ("audio_input_tokens", "sum(audio_input_tokens)"),
+    ("audio_output_tokens", "sum(audio_output_tokens)"),
+    ("image_input_tokens", "sum(image_input_tokens)"),
+    ("image_output_tokens", "sum(image_output_tokens)"),
     ("timed", "count(duration_ms)"),
 ];
 

@@ -255,11 +255,11 @@ async fn what_can_t_be_priced_or_named_is_denied_not_failed(pool: PgPool) {
         );
         assert!(answer["message"].as_str().unwrap().contains(part), "{answer}");
     }
-    // An unknown model is priced at the dearest, not at zero.
+    // An unknown model is priced at the dearest of any size, not at zero.
     let mut request = hold_request(id(2));
     request["call"]["model"] = json!("brand-new-model");
     let (_, answer) = service.send(Method::POST, "/v1/holds", TOKEN, &request).await;
-    assert_eq!(answer["held_nanousd"], json!(1_000 * 2_500 + 100 * 15_000));
+    assert_eq!(answer["held_nanousd"], json!(1_000 * 20_000 + 100 * 75_000));
     service.stop().await;
 }
 

@@ -15,10 +15,11 @@ use crate::support::*;
 
 /// What a hold of `hold_request` takes: 1,000 tokens at 0.15 USD and 100 at 0.60 USD a million.
 const ESTIMATE: i64 = 210_000;
-/// The most such a call can cost: 4,000 bytes and 256 tokens around them, and its cap.
-const BOUND: i64 = 4_256 * 150 + 100 * 600;
+/// The most such a call can cost: 4,000 bytes and 256 tokens around them, and its cap, in the dearest service
+/// tier.
+const BOUND: i64 = 4_256 * 250 + 100 * 1_000;
 /// The same with the cap that a request without one is given.
-const BOUND_BY_DEFAULT_CAP: i64 = 4_256 * 150 + 4_096 * 600;
+const BOUND_BY_DEFAULT_CAP: i64 = 4_256 * 250 + 4_096 * 1_000;
 
 /// An id that no other call of this run has.
 pub fn fresh() -> Uuid {

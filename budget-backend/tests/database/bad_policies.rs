@@ -121,7 +121,7 @@ async fn a_rule_and_an_override_are_checked(pool: PgPool) {
         ),
         (
             text(json!({"org": "acme", "block": true})),
-            "block: unknown field `block`, expected one of `org`, `team`, `user`, `blocked`, `reason`, `allowed_models`, `denied_models`, `required_tiers`",
+            "block: unknown field `block`, expected one of `org`, `team`, `user`, `blocked`, `reason`, `allowed_models`, `denied_models`, `required_tiers`, `unknown_models`",
         ),
     ];
     all_refused(&pool, &service, Method::PUT, "/v1/rules", &rules).await;

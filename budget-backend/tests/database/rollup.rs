@@ -40,7 +40,8 @@ async fn assert_rollup_equals_detail(pool: &PgPool) {
     {
         let tags = if with_tags.is_empty() { "" } else { ", tags::text" };
         let sums = "requests, estimated_requests, input_tokens, cached_input_tokens, cache_write_5m_tokens,
-                    cache_write_1h_tokens, output_tokens, reasoning_tokens, cost_nanousd, latency_counts";
+                    cache_write_1h_tokens, output_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
+                    image_input_tokens, image_output_tokens, cost_nanousd, latency_counts";
         let sql = format!(
             "with expected as (
                  select org, date_trunc('{unit}', occurred_at, 'UTC') as time, team, user_name, provider, model,
@@ -49,7 +50,9 @@ async fn assert_rollup_equals_detail(pool: &PgPool) {
                                  when entry > 0 and cause = 'settled' then -1 else 0 end)::bigint as estimated_requests,
                         sum(input_tokens)::bigint, sum(cached_input_tokens)::bigint,
                         sum(cache_write_5m_tokens)::bigint, sum(cache_write_1h_tokens)::bigint,
-                        sum(output_tokens)::bigint, sum(reasoning_tokens)::bigint, sum(cost_nanousd)::bigint,
+                        sum(output_tokens)::bigint, sum(reasoning_tokens)::bigint, sum(audio_input_tokens)::bigint,
+                        sum(audio_output_tokens)::bigint, sum(image_input_tokens)::bigint,
+                        sum(image_output_tokens)::bigint, sum(cost_nanousd)::bigint,
                         (select array_agg((select count(*) from unnest(array_agg(duration_ms)) d
                                             where width_bucket(d, $1::bigint[]) = bucket) order by bucket)
                            from generate_series(0, cardinality($1::bigint[])) bucket) as latency_counts

@@ -30,6 +30,7 @@ pub fn id(number: u64) -> Uuid {
 
 pub fn ask(hold_id: Uuid, payer: &Payer, amount_nanousd: i64) -> HoldAsk {
     HoldAsk {
+        unknown_model: false,
         hold_id,
         payer: payer.clone(),
         provider: "openai".to_owned(),
@@ -167,6 +168,9 @@ pub fn settle_for(payer: &Payer, hold_id: Uuid, cost_nanousd: Option<i64>) -> (H
         charge: Charge {
             cost: cost_nanousd.map_or(Cost::AtLeast(0), Cost::Exactly),
             estimate_nanousd: 77,
+            price_id: None,
+            price_flag: "",
+            unpriced: Vec::new(),
             priced_as: "gpt-4o-mini".to_owned(),
             price_match: "exact",
             price_effective_from_unix_s: Some(1_735_689_600),
@@ -245,18 +249,22 @@ pub async fn assert_books_balance(pool: &PgPool) {
     let sums: Vec<(String, i64, Vec<i64>)> = sqlx::query_as(
         "with rollups as (
              select 'detail' as what, (entry = 0)::integer as requests, cost_nanousd, input_tokens,
-                    cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens
+                    cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
+                    audio_input_tokens, audio_output_tokens, image_input_tokens, image_output_tokens
                from llm_requests
              union all
              select 'hours', requests, cost_nanousd, input_tokens, cached_input_tokens, cache_write_5m_tokens,
-                    cache_write_1h_tokens, output_tokens, reasoning_tokens from usage_hourly
+                    cache_write_1h_tokens, output_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
+                    image_input_tokens, image_output_tokens from usage_hourly
              union all
              select 'days', requests, cost_nanousd, input_tokens, cached_input_tokens, cache_write_5m_tokens,
-                    cache_write_1h_tokens, output_tokens, reasoning_tokens from cost_daily_summary
+                    cache_write_1h_tokens, output_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
+                    image_input_tokens, image_output_tokens from cost_daily_summary
          )
          select what, sum(requests)::bigint,
                 array[sum(cost_nanousd), sum(input_tokens), sum(cached_input_tokens), sum(cache_write_5m_tokens),
-                      sum(cache_write_1h_tokens), sum(output_tokens), sum(reasoning_tokens)]::bigint[]
+                      sum(cache_write_1h_tokens), sum(output_tokens), sum(reasoning_tokens), sum(audio_input_tokens),
+                      sum(audio_output_tokens), sum(image_input_tokens), sum(image_output_tokens)]::bigint[]
            from rollups group by what order by what",
     )
     .fetch_all(pool)

@@ -82,6 +82,7 @@ const PRICES: &[(&str, Kind, Price)] = &[
     ("gpt-5.4-mini", Kind::OpenAiChat, price(750_000, 75_000, 4_500_000)),
     ("gpt-5.4-nano", Kind::OpenAiChat, price(200_000, 20_000, 1_250_000)),
     ("o4-mini", Kind::OpenAiChat, price(1_100_000, 275_000, 4_400_000)),
+    ("gpt-3.5-turbo", Kind::OpenAiChat, price(500_000, 500_000, 1_500_000)),
     ("gpt-3.5-turbo-instruct", Kind::OpenAiOther, price(1_500_000, 1_500_000, 2_000_000)),
     ("text-embedding-3-small", Kind::OpenAiOther, price(20_000, 20_000, 0)),
     ("text-embedding-3-large", Kind::OpenAiOther, price(130_000, 130_000, 0)),

@@ -1,0 +1,68 @@
+//! `GET /v1/prices/flagged`: models whose calls are not priced by a known price.
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use purser_protocol::format_usd;
+use serde::{Deserialize, Serialize};
+
+use super::{ApiError, AppState, validate};
+use crate::admin::prices;
+use crate::window::rfc3339;
+
+/// How far back is looked when nothing else is asked, days.
+const DAYS: i32 = 30;
+
+/// Longest look back, days.
+const MAX_DAYS: i32 = 400;
+
+/// What is asked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    org: String,
+    days: Option<i32>,
+}
+
+/// A model.
+#[derive(Debug, Serialize)]
+struct ModelView {
+    provider: String,
+    model: String,
+    /// `ceiling`: an unknown model; `partial`: something that occurred has no known price.
+    flag: String,
+    unpriced: Vec<String>,
+    calls: i64,
+    cost_usd: String,
+    last_at: Option<String>,
+}
+
+/// A listing.
+#[derive(Debug, Serialize)]
+pub struct Listing {
+    models: Vec<ModelView>,
+}
+
+/// `GET /v1/prices/flagged?org=…&days=…`: the dearest first.
+pub async fn flagged(
+    State(state): State<AppState>,
+    question: Result<Query<Question>, QueryRejection>,
+) -> Result<Json<Listing>, ApiError> {
+    let Query(question) = question?;
+    validate::name("org", &question.org).map_err(ApiError::invalid)?;
+    let days = question.days.unwrap_or(DAYS);
+    if !(1..=MAX_DAYS).contains(&days) {
+        return Err(ApiError::invalid(format!("days: expected 1 to {MAX_DAYS}, got {days}")));
+    }
+    let models =
+        prices::flagged(&state.pool, &question.org, days).await?.into_iter().map(|model| ModelView {
+            provider: model.provider,
+            model: model.model,
+            flag: model.flag,
+            unpriced: model.unpriced,
+            calls: model.calls,
+            cost_usd: format_usd(model.cost_nanousd),
+            last_at: rfc3339(model.last_at_unix_s),
+        });
+    Ok(Json(Listing { models: models.collect() }))
+}

@@ -1,0 +1,225 @@
+//! What to add to a price list so that it says what a file says. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use purser_protocol::format_usd;
+
+use crate::pricing::{CLASSES, PriceRow, Rates, Terms};
+
+/// From when a model's price applies that had none: earlier than any call there is to price. A price is
+/// a better guess for the past than a ceiling.
+pub const SINCE_EVER_UNIX_S: i64 = 1_735_689_600;
+
+/// Who added a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// It came with the schema.
+    Migration,
+    /// It came with the program.
+    Catalogue,
+    /// It was imported from a file.
+    Import,
+    /// An operator set it.
+    Operator,
+}
+
+impl Source {
+    /// The name in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Migration => "migration",
+            Self::Catalogue => "catalogue",
+            Self::Import => "import",
+            Self::Operator => "operator",
+        }
+    }
+
+    /// The source of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let all = [Self::Migration, Self::Catalogue, Self::Import, Self::Operator];
+        all.into_iter().find(|source| source.as_str() == name)
+    }
+
+    /// Whether this source leaves alone what `other` set.
+    const fn yields_to(self, other: Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::Catalogue | Self::Import, Self::Operator) | (Self::Catalogue, Self::Import)
+        )
+    }
+}
+
+/// A version as the database has it.
+#[derive(Debug, Clone)]
+pub struct Version {
+    /// The price.
+    pub row: PriceRow,
+    /// Who added it.
+    pub source: Source,
+    /// Where its figures are from.
+    pub note: String,
+}
+
+/// A version to add.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Who bills.
+    pub provider: String,
+    /// As the provider names it.
+    pub model: String,
+    /// From when it applies, Unix seconds.
+    pub effective_from_unix_s: i64,
+    /// Rates of the standard tier.
+    pub rates: Rates,
+    /// Whether the model thinks out of sight.
+    pub reasons: bool,
+    /// Sizes, tiers, multipliers, units.
+    pub terms: Terms,
+    /// Classes, units and conditions without a known price.
+    pub unpriced: BTreeSet<String>,
+    /// Who adds it.
+    pub source: Source,
+    /// Where its figures are from.
+    pub note: String,
+}
+
+/// A price that a file names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// What the file calls it.
+    pub key: String,
+    /// Who bills.
+    pub provider: String,
+    /// As the provider names it.
+    pub model: String,
+    /// From when it applies, when the file says.
+    pub effective_from_unix_s: Option<i64>,
+    /// Rates of the standard tier.
+    pub rates: Rates,
+    /// Whether the model thinks out of sight.
+    pub reasons: bool,
+    /// Sizes, tiers, multipliers, units.
+    pub terms: Terms,
+    /// Classes, units and conditions without a known price.
+    pub unpriced: BTreeSet<String>,
+    /// Where its figures are from.
+    pub note: String,
+}
+
+/// What becomes of one price of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The list says so already.
+    Unchanged,
+    /// The model had no price.
+    Added,
+    /// It had another: what differs.
+    Changed(Vec<String>),
+    /// Somebody whose word counts more has set it.
+    Kept(Source),
+}
+
+/// What becomes of one price of a file, and which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// What the file calls it.
+    pub key: String,
+    /// Who bills.
+    pub provider: String,
+    /// As the provider names it.
+    pub model: String,
+    /// What has no known price.
+    pub unpriced: BTreeSet<String>,
+    /// What becomes of it.
+    pub outcome: Outcome,
+}
+
+/// Compares what a file wants with the list and gives what becomes of each price, and what to add.
+/// Changes apply from `changed_from_unix_s` unless the file says otherwise; so do additions when
+/// `added_from_unix_s` says no other time.
+#[must_use]
+pub fn plan(
+    versions: &[Version],
+    wanted: Vec<Wanted>,
+    source: Source,
+    added_from_unix_s: i64,
+    changed_from_unix_s: i64,
+) -> (Vec<Planned>, Vec<Entry>) {
+    let mut by_model: BTreeMap<(&str, &str), Vec<&Version>> = BTreeMap::new();
+    for version in versions {
+        by_model.entry((&version.row.provider, &version.row.model)).or_default().push(version);
+    }
+    for versions in by_model.values_mut() {
+        versions.sort_by_key(|version| (version.row.effective_from_unix_s, version.row.price_id));
+    }
+    let (mut planned, mut entries) = (Vec::new(), Vec::new());
+    for wanted in wanted {
+        let known = by_model.get(&(wanted.provider.as_str(), wanted.model.as_str()));
+        let at = wanted.effective_from_unix_s.unwrap_or(changed_from_unix_s);
+        let (outcome, from_unix_s) = match known {
+            None => (Outcome::Added, wanted.effective_from_unix_s.unwrap_or(added_from_unix_s)),
+            Some(known) => (compare(known, &wanted, source, at), at),
+        };
+        planned.push(Planned {
+            key: wanted.key.clone(),
+            provider: wanted.provider.clone(),
+            model: wanted.model.clone(),
+            unpriced: wanted.unpriced.clone(),
+            outcome: outcome.clone(),
+        });
+        if matches!(outcome, Outcome::Added | Outcome::Changed(_)) {
+            entries.push(entry(wanted, source, from_unix_s));
+        }
+    }
+    (planned, entries)
+}
+
+fn compare(known: &[&Version], wanted: &Wanted, source: Source, at_unix_s: i64) -> Outcome {
+    if let Some(last) = known.last().filter(|last| source.yields_to(last.source)) {
+        return Outcome::Kept(last.source);
+    }
+    let in_force = known.iter().rev().find(|version| version.row.effective_from_unix_s <= at_unix_s);
+    match in_force.map(|version| differences(&version.row, wanted)) {
+        Some(differences) if differences.is_empty() => Outcome::Unchanged,
+        Some(differences) => Outcome::Changed(differences),
+        None => Outcome::Changed(vec!["it had no price yet at that time".to_owned()]),
+    }
+}
+
+fn differences(row: &PriceRow, wanted: &Wanted) -> Vec<String> {
+    let classes = CLASSES.into_iter().zip(row.rates.classes()).zip(wanted.rates.classes());
+    let mut differences: Vec<String> = classes
+        .filter(|((_, old), new)| old != new)
+        .map(|((class, old), new)| format!("{class} {} -> {}", format_usd(old), format_usd(new)))
+        .collect();
+    let terms: &Terms = &row.terms;
+    for (name, same) in [
+        ("sizes", terms.sizes == wanted.terms.sizes),
+        ("service tiers", terms.service_tiers == wanted.terms.service_tiers),
+        ("multipliers", terms.multipliers_millionths == wanted.terms.multipliers_millionths),
+        ("units", terms.units_nanousd_per_million == wanted.terms.units_nanousd_per_million),
+        ("unpriced", *row.unpriced == wanted.unpriced),
+        ("reasons", row.reasons == wanted.reasons),
+    ] {
+        if !same {
+            differences.push(name.to_owned());
+        }
+    }
+    differences
+}
+
+fn entry(wanted: Wanted, source: Source, effective_from_unix_s: i64) -> Entry {
+    Entry {
+        provider: wanted.provider,
+        model: wanted.model,
+        effective_from_unix_s,
+        rates: wanted.rates,
+        reasons: wanted.reasons,
+        terms: wanted.terms,
+        unpriced: wanted.unpriced,
+        source,
+        note: wanted.note,
+    }
+}

@@ -1,0 +1,143 @@
+use super::find::without_date;
+use super::tests::{priced, row, sized};
+use super::*;
+
+#[test]
+fn a_price_is_found_by_name_then_alias_then_undated_then_as_a_ceiling_never_by_prefix() {
+    let alias = |provider: &str, alias: &str, target: &str, model: &str| Alias {
+        provider: provider.into(),
+        alias: alias.into(),
+        target_provider: target.into(),
+        target_model: model.into(),
+    };
+    let book = PriceBook::new(
+        [
+            row("openai", "gpt-4o", 100, 25, 100),
+            row("openai", "gpt-4o", 200, 20, 80),
+            row("openai", "gpt-4o-mini", 100, 1, 6),
+            row("anthropic", "claude-sonnet-4-5", 100, 30, 150),
+            row("ollama", "*", 100, 2, 3),
+        ],
+        [
+            alias("azure", "prod", "openai", "gpt-4o-2024-11-20"),
+            alias("azure", "gone", "openai", "gpt-nothing"),
+            // An exact name is no alias.
+            alias("openai", "gpt-4o-mini", "openai", "gpt-4o"),
+            alias("openai", "gpt-x-2025-01-01", "openai", "gpt-4o-mini"),
+        ],
+    );
+    let find = |provider: &str, model: &str, at| {
+        let price = book.find(provider, model, at).unwrap();
+        (price.priced_as, price.matched, price.rates.input, price.rates.output)
+    };
+    let exact = PriceMatch::Exact;
+    assert_eq!(find("openai", "gpt-4o", 150), ("gpt-4o".into(), exact, 25, 100));
+    assert_eq!(find("openai", "gpt-4o", 200), ("gpt-4o".into(), exact, 20, 80));
+    assert_eq!(find("openai", "gpt-4o-mini", 200), ("gpt-4o-mini".into(), exact, 1, 6));
+    assert_eq!(find("azure", "prod", 200), ("gpt-4o".into(), PriceMatch::Alias, 20, 80));
+    assert_eq!(find("azure", "gone", 200).1, PriceMatch::Ceiling);
+    assert_eq!(find("openai", "gpt-x-2025-01-01", 200).1, PriceMatch::Alias);
+    assert_eq!(find("openai", "gpt-4o-2024-08-06", 200), ("gpt-4o".into(), PriceMatch::Undated, 20, 80));
+    assert_eq!(find("anthropic", "claude-sonnet-4-5-20250929", 200).1, PriceMatch::Undated);
+    assert_eq!(find("anthropic", "claude-sonnet-4-5@20250929", 200).1, PriceMatch::Undated);
+    // Unknown: the dearest of the provider, over all its rows; unknown provider: of everyone.
+    assert_eq!(find("openai", "gpt-4o-mini-high", 200), ("*".into(), PriceMatch::Ceiling, 25, 100));
+    assert_eq!(find("openai", "gpt", 200).1, PriceMatch::Ceiling);
+    assert_eq!(find("selfhosted", "llama", 200), ("*".into(), PriceMatch::Ceiling, 30, 150));
+    assert_eq!(find("ollama", "llama", 200), ("*".into(), PriceMatch::Configured, 2, 3));
+    // Before its first date a model has no price of its own.
+    assert_eq!(find("anthropic", "claude-sonnet-4-5", 50).1, PriceMatch::Ceiling);
+    assert_eq!(PriceBook::default().find("openai", "gpt-4o", 1), None);
+    let (steps, price) = book.explain("openai", "gpt-9-2026-01-01", 200);
+    let rules: Vec<&str> = steps.iter().map(|step| step.rule.as_str()).collect();
+    assert_eq!(rules, ["exact", "undated", "configured", "configured", "ceiling"]);
+    assert_eq!(steps[1].sought, "openai gpt-9");
+    assert_eq!(price.unwrap().matched, PriceMatch::Ceiling);
+}
+
+#[test]
+fn of_two_versions_of_one_start_the_one_added_last_applies() {
+    let wrong = PriceRow { price_id: 7, ..row("openai", "gpt-4o", 100, 1, 1) };
+    let right = PriceRow { price_id: 8, ..row("openai", "gpt-4o", 100, 2, 2) };
+    let earlier = PriceRow { price_id: 9, ..row("openai", "gpt-4o", 50, 3, 3) };
+    let book = PriceBook::new([right, earlier, wrong], []);
+    assert_eq!(book.find("openai", "gpt-4o", 100).unwrap().price_id, Some(8));
+    assert_eq!(book.find("openai", "gpt-4o", 99).unwrap().price_id, Some(9));
+}
+
+#[test]
+fn a_provider_of_free_models_makes_no_unknown_model_free() {
+    let zero = Rates::default();
+    let free = priced("ollama", "llama3", 0, zero, Terms::default());
+    let book = PriceBook::new([free, row("openai", "gpt-4o", 0, 25, 100)], []);
+    assert_eq!(book.find("ollama", "llama3", 0).unwrap().rates, zero, "an explicit zero is a price");
+    let unknown = book.find("ollama", "llama4", 0).unwrap();
+    assert_eq!((unknown.matched, unknown.rates.input, unknown.rates.output), (PriceMatch::Ceiling, 25, 100));
+    assert!(unknown.rates.classes().iter().all(|rate| *rate > 0));
+}
+
+#[test]
+fn the_answered_model_wins_when_it_has_a_price() {
+    let book = PriceBook::new([row("openai", "big", 0, 100, 100), row("openai", "small", 0, 1, 1)], []);
+    let priced_as =
+        |asked: &str, answered| book.find_answered("openai", asked, answered, 1).unwrap().priced_as;
+    assert_eq!(priced_as("big", Some("small")), "small");
+    assert_eq!(priced_as("small", Some("big-2026-01-01")), "big");
+    assert_eq!(priced_as("small", Some("who-knows")), "small");
+    assert_eq!(priced_as("small", None), "small");
+    assert_eq!(priced_as("who-knows", Some("nobody")), "*");
+}
+
+#[test]
+fn the_dearest_of_a_name_covers_its_dated_models_its_tiers_and_no_others() {
+    let rates = |input, output| Rates { input, output, ..Rates::default() };
+    let mut terms = sized();
+    terms.sizes[0].rates = rates(60, 90);
+    terms.service_tiers.insert("priority".into(), Card { rates: rates(10, 300), sizes: Vec::new() });
+    terms.multipliers_millionths =
+        [("us".to_owned(), 1_100_000), ("eu".to_owned(), 1_100_000), ("half".to_owned(), 500_000)].into();
+    terms.units_nanousd_per_million.insert("requests".into(), 9);
+    let book = PriceBook::new(
+        [
+            row("openai", "gpt-4o", 0, 25, 100),
+            row("openai", "gpt-4o-2024-05-13", 0, 50, 90),
+            row("openai", "gpt-4o-mini", 0, 900, 900),
+            row("azure", "gpt-4o-2024-08-06", 0, 800, 800),
+            priced("gemini", "pro", 0, rates(20, 80), terms),
+        ],
+        [Alias {
+            provider: "azure".into(),
+            alias: "prod".into(),
+            target_provider: "openai".into(),
+            target_model: "gpt-4o".into(),
+        }],
+    );
+    let dearest = |provider: &str, model: &str, input_tokens| {
+        let price = book.dearest(provider, model, 1, input_tokens).unwrap();
+        (price.rates.input, price.rates.output, price.matched)
+    };
+    assert_eq!(dearest("openai", "gpt-4o", 1), (50, 100, PriceMatch::Exact));
+    assert_eq!(dearest("openai", "gpt-4o-2024-11-20", 1), (50, 100, PriceMatch::Undated));
+    assert_eq!(dearest("azure", "prod", 1), (50, 100, PriceMatch::Alias));
+    assert_eq!(dearest("openai", "unknown", 1).2, PriceMatch::Ceiling);
+    // Served in the US or the EU, not in both: 1.1 times; a discount bounds nothing.
+    assert_eq!(dearest("gemini", "pro", 200_000), (22, 330, PriceMatch::Exact));
+    assert_eq!(dearest("gemini", "pro", 200_001), (66, 330, PriceMatch::Exact));
+    assert_eq!(book.dearest("gemini", "pro", 1, 1).unwrap().terms.per_call(), 9);
+}
+
+#[test]
+fn dates_are_only_dates() {
+    for (model, expected) in [
+        ("gpt-4o-2024-08-06", Some("gpt-4o")),
+        ("claude-20250929", Some("claude")),
+        ("claude@20250929", Some("claude")),
+        ("gpt-4o", None),
+        ("-2024-08-06", None),
+        ("model-2024-8-06", None),
+        ("modèle-2024-08-06", Some("modèle")),
+        ("é-202409", None),
+    ] {
+        assert_eq!(without_date(model), expected, "{model}");
+    }
+}
