@@ -154,3 +154,25 @@ async fn a_tracker_that_stops_writes_what_it_has_counted(pool: PgPool) {
     tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap();
     assert_eq!(number(&pool, "select verdicts from verdicts_hourly").await, 1);
 }
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn what_callers_are_told_is_counted(pool: PgPool) {
+    use crate::api::{Service, TOKEN, hold_request};
+    use reqwest::{Method, StatusCode};
+    let service = Service::start(&pool).await;
+    let org = budget(&pool, "", "", "day", 0).await;
+    for number in 1..=3 {
+        let (status, verdict) =
+            service.send(Method::POST, "/v1/holds", TOKEN, &hold_request(id(number))).await;
+        assert_eq!((status, &verdict["verdict"]), (StatusCode::OK, &serde_json::json!("deny")), "{verdict}");
+    }
+    wait_for(&pool, "select count(*) from verdicts_hourly").await;
+    service.stop().await;
+    let counted: Vec<(String, String, i64, i64)> = sqlx::query_as(
+        "select outcome, reason, budget_id, sum(verdicts)::bigint from verdicts_hourly group by 1, 2, 3",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    assert_eq!(counted, [("denied".to_owned(), "over_budget".to_owned(), org, 3)]);
+}
