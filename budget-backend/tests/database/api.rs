@@ -6,6 +6,7 @@ use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
+use crate::operator::url;
 use crate::support::*;
 
 pub const TOKEN: &str = "data-plane-token-of-the-test";
@@ -20,9 +21,7 @@ pub struct Service {
 
 impl Service {
     pub async fn start(pool: &PgPool) -> Self {
-        let url = std::env::var("DATABASE_URL").unwrap();
-        let (server, _) = url.rsplit_once('/').unwrap();
-        let database = format!("{server}/{}", pool.connect_options().get_database().unwrap());
+        let database = url(pool);
         let config = Config::read(&move |name| {
             Some(match name {
                 "DATABASE_URL" => database.clone(),

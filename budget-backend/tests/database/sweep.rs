@@ -38,20 +38,25 @@ async fn one_sweep_takes_more_than_one_batch(pool: PgPool) {
     assert_books_balance(&pool).await;
 }
 
-#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
-async fn a_hold_that_can_t_be_charged_does_not_keep_others_from_expiring(pool: PgPool) {
-    budget(&pool, "", "", "month", i64::MAX).await;
-    let full = budget(&pool, "search", "ann", "day", i64::MAX).await;
-    let ledger = ledger(&pool);
+/// Holds for ann, whose charge would overflow a counter, and for bob; gives the full counter's budget.
+async fn hold_one_that_can_t_be_charged(pool: &PgPool) -> i64 {
+    budget(pool, "", "", "month", i64::MAX).await;
+    let full = budget(pool, "search", "ann", "day", i64::MAX).await;
+    let ledger = ledger(pool);
     granted(&ledger, id(1), 10).await;
     hold(&ledger, id(2), &payer("search", "bob"), 10).await.unwrap();
-    // The charge of the first would overflow this counter.
     sqlx::query("update budget_counters set spent_nanousd = $1 where budget_id = $2")
         .bind(i64::MAX)
         .bind(full)
-        .execute(&pool)
+        .execute(pool)
         .await
         .unwrap();
+    full
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_hold_that_can_t_be_charged_does_not_keep_others_from_expiring(pool: PgPool) {
+    hold_one_that_can_t_be_charged(&pool).await;
     sqlx::query("update holds set expires_at = now()").execute(&pool).await.unwrap();
     assert_eq!(steps(&pool).sweep().await, 1);
     assert_eq!(number(&pool, "select count(*) from holds where state = 'open'").await, 1);
@@ -60,18 +65,8 @@ async fn a_hold_that_can_t_be_charged_does_not_keep_others_from_expiring(pool: P
 
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
 async fn many_holds_that_can_t_be_charged_don_t_keep_later_ones_from_expiring(pool: PgPool) {
-    budget(&pool, "", "", "month", i64::MAX).await;
-    let full = budget(&pool, "search", "ann", "day", i64::MAX).await;
-    let ledger = ledger(&pool);
-    granted(&ledger, id(1), 10).await;
-    hold(&ledger, id(2), &payer("search", "bob"), 10).await.unwrap();
-    // More than a batch that would overflow this counter, all of them due before the others.
-    sqlx::query("update budget_counters set spent_nanousd = $1 where budget_id = $2")
-        .bind(i64::MAX)
-        .bind(full)
-        .execute(&pool)
-        .await
-        .unwrap();
+    let full = hold_one_that_can_t_be_charged(&pool).await;
+    // More than a batch of them, all due before the others.
     for (user, holds, due) in [("ann", 299, "1 minute"), ("bob", 4, "1 second")] {
         sqlx::query(
             "insert into holds (org, hold_id, team, user_name, provider, model, api, state, held_nanousd, counters,

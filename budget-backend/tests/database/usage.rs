@@ -1,43 +1,16 @@
 //! The month's report over HTTP, against the detail.
 
-use budget_backend::app::Application;
-use budget_backend::config::Config;
 use budget_backend::tracker::{HoldKey, Item};
 use purser_protocol::format_usd;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use sqlx::{PgPool, Row};
 
-use crate::operator::url;
+use crate::api::{ADMIN, Service};
 use crate::support::*;
 
-const ADMIN: &str = "admin-token-of-the-test";
-
-/// Serves the pool's database; gives the address. The service ends with the test's runtime.
-async fn serve(pool: &PgPool) -> String {
-    let database = url(pool);
-    let config = Config::read(&move |name| {
-        Some(match name {
-            "DATABASE_URL" => database.clone(),
-            "PURSER_TOKEN" => "data-plane-token-of-the-test".to_owned(),
-            "PURSER_ADMIN_TOKEN" => ADMIN.to_owned(),
-            "PURSER_LISTEN_ADDR" => "127.0.0.1:0".to_owned(),
-            "PURSER_DB_POOL_MIN" => "1".to_owned(),
-            "PURSER_DB_POOL_MAX" => "8".to_owned(),
-            _ => return None,
-        })
-    })
-    .unwrap();
-    let application = Application::build(config).await.unwrap();
-    let base = format!("http://{}", application.addr().unwrap());
-    tokio::spawn(application.run(std::future::pending()));
-    base
-}
-
-async fn ask(base: &str, question: &str) -> (StatusCode, Value) {
-    let request = reqwest::Client::new().get(format!("{base}/v1/usage?{question}")).bearer_auth(ADMIN);
-    let response = request.send().await.unwrap();
-    (response.status(), response.json().await.unwrap())
+async fn ask(service: &Service, question: &str) -> (StatusCode, Value) {
+    service.send(Method::GET, &format!("/v1/usage?{question}"), ADMIN, &Value::Null).await
 }
 
 fn call(number: u64, team: &str, user: &str, model: &str, cost_nanousd: i64) -> (HoldKey, Item) {
@@ -58,7 +31,7 @@ async fn a_month_s_report_says_what_the_detail_says(pool: PgPool) {
         call(number, team, user, model, 1_000 + i64::try_from(number).unwrap())
     });
     record(&pool, calls.collect()).await;
-    let base = serve(&pool).await;
+    let service = Service::start(&pool).await;
     let month: String = sqlx::query_scalar(
         "select to_char(min(occurred_at) at time zone 'UTC', 'YYYY-MM') from llm_requests",
     )
@@ -73,7 +46,7 @@ async fn a_month_s_report_says_what_the_detail_says(pool: PgPool) {
         ("api", &["api"]),
         ("day", &["(occurred_at at time zone 'UTC')::date::text as day"]),
     ] {
-        let (status, report) = ask(&base, &format!("org=acme&month={month}&by={by}")).await;
+        let (status, report) = ask(&service, &format!("org=acme&month={month}&by={by}")).await;
         assert_eq!(status, StatusCode::OK, "{report}");
         let sql = format!(
             "select {}, count(*), sum(cost_nanousd)::bigint, sum(input_tokens)::bigint, sum(output_tokens)::bigint,
@@ -103,16 +76,16 @@ async fn a_month_s_report_says_what_the_detail_says(pool: PgPool) {
         assert_eq!(report["total"]["requests"], 40);
         assert_eq!(report["total"]["cost_usd"], "0.00004082");
     }
-    let (_, whole) = ask(&base, &format!("org=acme&month={month}")).await;
+    let (_, whole) = ask(&service, &format!("org=acme&month={month}")).await;
     assert_eq!((&whole["total"]["requests"], &whole["groups"]), (&Value::from(40), &Value::Null));
-    let (status, empty) = ask(&base, "org=acme&month=1999-01&by=team").await;
+    let (status, empty) = ask(&service, "org=acme&month=1999-01&by=team").await;
     assert_eq!((status, &empty["total"]["p95_latency_ms"]), (StatusCode::OK, &Value::Null));
     assert_eq!(empty["groups"], serde_json::json!([]));
 }
 
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
 async fn a_malformed_question_is_a_400_that_says_what_was_expected(pool: PgPool) {
-    let base = serve(&pool).await;
+    let service = Service::start(&pool).await;
     for (question, said) in [
         ("", "org: expected"),
         ("org=acme", "month: expected a year and a month, as in month=2026-11"),
@@ -120,11 +93,11 @@ async fn a_malformed_question_is_a_400_that_says_what_was_expected(pool: PgPool)
         ("org=acme&month=2026-11&by=hour", "by: expected one of team, user, model, provider, api, day"),
         ("org=acme&month=2026-11&colour=red", "colour"),
     ] {
-        let (status, problem) = ask(&base, question).await;
+        let (status, problem) = ask(&service, question).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{question}: {problem}");
         assert!(problem["detail"].as_str().unwrap().contains(said), "{question}: {problem}");
     }
-    let stranger = reqwest::get(format!("{base}/v1/usage?org=acme&month=2026-11")).await.unwrap();
+    let stranger = reqwest::get(format!("{}/v1/usage?org=acme&month=2026-11", service.base)).await.unwrap();
     assert_eq!(stranger.status(), StatusCode::UNAUTHORIZED);
 }
 
@@ -140,10 +113,10 @@ async fn a_report_of_too_many_groups_is_refused_clearly(pool: PgPool) {
     .execute(&pool)
     .await
     .unwrap();
-    let base = serve(&pool).await;
-    let (status, problem) = ask(&base, "org=acme&month=2026-11&by=user").await;
+    let service = Service::start(&pool).await;
+    let (status, problem) = ask(&service, "org=acme&month=2026-11&by=user").await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(problem["detail"].as_str().unwrap().contains("more than 10000 groups"), "{problem}");
-    let (status, report) = ask(&base, "org=acme&month=2026-11&by=team").await;
+    let (status, report) = ask(&service, "org=acme&month=2026-11&by=team").await;
     assert_eq!((status, &report["total"]["requests"]), (StatusCode::OK, &Value::from(10_001)));
 }
