@@ -138,6 +138,7 @@ pub fn denied(family: Family, deny: &Deny, hold_id: Uuid) -> Reply {
             };
             error(family, &refusal)
         }
+        DenyReason::Unidentified => forbidden(family, "purser_unidentified", "unidentified", message),
         DenyReason::NotPriceable => forbidden(family, "purser_not_priceable", "not_priceable", message),
         DenyReason::Blocked => forbidden(family, "purser_blocked", "blocked", message),
         DenyReason::ModelNotAllowed => {
@@ -236,6 +237,7 @@ mod tests {
                 needed_nanousd: 2,
                 resets_at: Some("2026-01-02T00:00:00Z".to_owned()),
             }),
+            ..Deny::default()
         }
     }
 

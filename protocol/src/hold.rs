@@ -19,6 +19,53 @@ pub struct Payer {
     pub user: Option<String>,
 }
 
+/// What is known of a caller that doesn't say by itself who pays: the backend looks it up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Lookup {
+    /// What may name the caller, in the order it is tried; at most [`crate::MAX_CLAIMS`].
+    pub claims: Vec<Claim>,
+    /// Who pays when no claim is known; without one the call is refused as `unidentified`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Payer>,
+}
+
+/// One thing that may name a caller.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Claim {
+    /// What it is.
+    pub kind: ClaimKind,
+    /// Its value, at most [`crate::MAX_CLAIM_BYTES`] bytes.
+    pub value: String,
+}
+
+/// What may name a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClaimKind {
+    /// SHA-256 of the API key that the app sent, 64 hexadecimal digits in lower case. Never the key.
+    ApiKeySha256,
+    /// The SPIFFE id of the peer's certificate, `spiffe://domain/path`.
+    SpiffeId,
+    /// The namespace of the workload.
+    Namespace,
+    /// A kind newer than this reader; it names nobody.
+    #[serde(other)]
+    Other,
+}
+
+impl ClaimKind {
+    /// The name on the wire and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ApiKeySha256 => "api_key_sha256",
+            Self::SpiffeId => "spiffe_id",
+            Self::Namespace => "namespace",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// The API a call speaks. Decides how its usage reads and which shape a denial has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -149,10 +196,17 @@ pub struct HoldRequest {
     /// UUIDv7 made by the filter: names the hold, its settlement and its ledger entries. A repeat
     /// of a granted id is answered with its grant and holds nothing more.
     pub hold_id: Uuid,
-    /// Who pays.
+    /// Who pays. Its org is empty when only `lookup` can tell; a team or user that is known all the same
+    /// stands there and wins over the one looked up.
     pub payer: Payer,
+    /// What may name the payer, when the filter can't; absent when the org is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lookup: Option<Lookup>,
     /// What is called.
     pub call: Call,
+    /// The service tier asked for (`flex`, `priority`), when the request names one; the answer may name another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<String>,
     /// What bounds its cost.
     pub size: Size,
     /// Cost tags from trusted sources, such as `project`; at most [`crate::MAX_TAGS`]. They travel
@@ -186,7 +240,7 @@ pub enum Verdict {
 }
 
 /// A granted hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allow {
     /// What is reserved, nano-USD.
     pub held_nanousd: i64,
@@ -201,6 +255,28 @@ pub struct Allow {
     /// the filter fails closed for it while it remembers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub strict: bool,
+    /// Who pays, when it was looked up. It goes into everything that is said about this hold later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payer: Option<Payer>,
+    /// The budgets that this call brings to their warning or beyond, from org to user.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
+    /// Whether `rewrite` lowers the output cap because a budget couldn't pay for more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub clamped: bool,
+}
+
+/// A budget that is nearly used up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// Its number in the backend.
+    pub budget_id: i64,
+    /// Its tier.
+    pub tier: Tier,
+    /// Its window.
+    pub window: Window,
+    /// What is spent and held of its limit, this hold included, in whole percent, rounded down.
+    pub used_percent: u32,
 }
 
 /// What a tier has left.
@@ -214,6 +290,9 @@ pub struct TierRemaining {
     pub limit_nanousd: i64,
     /// What is left of it, nano-USD. Negative when a lowered limit is below what was spent.
     pub remaining_nanousd: i64,
+    /// Seconds until its next period; absent for a window without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resets_in_s: Option<u64>,
 }
 
 /// Changes to the request.
@@ -228,7 +307,7 @@ pub struct Rewrite {
 }
 
 /// A refusal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deny {
     /// Why.
     pub reason: DenyReason,
@@ -240,10 +319,18 @@ pub struct Deny {
     /// As in [`Allow`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub strict: bool,
+    /// Whether any call of this payer to this model by this API would be refused just now, however little
+    /// it cost: what was spent alone reaches the limit. The filter may repeat such a denial for a moment
+    /// without asking.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exhausted: bool,
+    /// As in [`Allow`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payer: Option<Payer>,
 }
 
 /// Why a hold is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DenyReason {
     /// A budget has too little left.
@@ -260,7 +347,10 @@ pub enum DenyReason {
     NoBudget,
     /// A strict budget is touched, and nothing bounds what the call may cost.
     NotBoundable,
+    /// Nobody is known by what the request says of its caller.
+    Unidentified,
     /// A reason newer than this reader.
+    #[default]
     #[serde(other)]
     Other,
 }
@@ -311,6 +401,7 @@ impl DenyReason {
             Self::ModelNotAllowed => "model_not_allowed",
             Self::NoBudget => "no_budget",
             Self::NotBoundable => "not_boundable",
+            Self::Unidentified => "unidentified",
             Self::Other => "other",
         }
     }

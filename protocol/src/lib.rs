@@ -12,13 +12,13 @@ mod money;
 mod settlement;
 
 pub use hold::{
-    Allow, Api, Call, DeniedBudget, Deny, DenyReason, HoldRequest, HoldResponse, Payer, Rewrite, Size, Tier,
-    TierRemaining, Verdict, Window,
+    Allow, Api, Call, Claim, ClaimKind, DeniedBudget, Deny, DenyReason, HoldRequest, HoldResponse, Lookup,
+    Payer, Rewrite, Size, Tier, TierRemaining, Verdict, Warning, Window,
 };
 pub use money::{ParseUsdError, format_usd, parse_usd};
 pub use settlement::{
-    Admission, Ending, ItemResult, Outcome, Renew, Settlement, SettlementBatch, SettlementItem,
-    SettlementResponse, Usage, UsageQuality, Void,
+    Admission, Ending, ItemResult, Outcome, Renew, RepeatedDenials, Settlement, SettlementBatch,
+    SettlementItem, SettlementResponse, Usage, UsageQuality, Void,
 };
 
 /// The version this code speaks.
@@ -50,6 +50,12 @@ pub const MAX_TAGS: usize = 8;
 
 /// Longest name or value of a cost tag, in bytes.
 pub const MAX_TAG_BYTES: usize = 64;
+
+/// Most claims of one lookup.
+pub const MAX_CLAIMS: usize = 4;
+
+/// Longest value of a claim, in bytes.
+pub const MAX_CLAIM_BYTES: usize = 512;
 
 /// Most kinds of units of one call.
 pub const MAX_UNITS: usize = 16;

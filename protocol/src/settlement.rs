@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Call, Payer, Size};
+use crate::{Call, Lookup, Payer, Size};
 
 /// `POST /v1/settlements`: at most [`crate::MAX_BATCH_ITEMS`] items, each with an outcome of its
 /// own, so that one bad item can't hold up the others.
@@ -28,6 +28,8 @@ pub enum SettlementItem {
     /// The call is still running; its hold shall live on. Sent in batches of its own, so that a
     /// backend which doesn't know renewals refuses nothing else.
     Renew(Renew),
+    /// Calls that the filter refused by a denial it remembered. Sent in batches of their own, as renewals are.
+    RepeatedDenials(Box<RepeatedDenials>),
 }
 
 impl SettlementItem {
@@ -38,6 +40,7 @@ impl SettlementItem {
             Self::Settle(settlement) => settlement.hold_id,
             Self::Void(void) => void.hold_id,
             Self::Renew(renew) => renew.hold_id,
+            Self::RepeatedDenials(denials) => denials.hold_id,
         }
     }
 
@@ -48,6 +51,17 @@ impl SettlementItem {
             Self::Settle(settlement) => &settlement.payer,
             Self::Void(void) => &void.payer,
             Self::Renew(renew) => &renew.payer,
+            Self::RepeatedDenials(denials) => &denials.payer,
+        }
+    }
+
+    /// What may name the payer, when the filter never learnt it.
+    #[must_use]
+    pub fn lookup(&self) -> Option<&Lookup> {
+        match self {
+            Self::Settle(settlement) => settlement.lookup.as_ref(),
+            Self::Void(void) => void.lookup.as_ref(),
+            Self::Renew(_) | Self::RepeatedDenials(_) => None,
         }
     }
 }
@@ -57,10 +71,16 @@ impl SettlementItem {
 pub struct Settlement {
     /// The id of the hold.
     pub hold_id: Uuid,
-    /// Who pays.
+    /// Who pays; its org is empty when only `lookup` can tell.
     pub payer: Payer,
+    /// As in the hold, when no verdict told who pays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lookup: Option<Lookup>,
     /// What was called, as sent upstream.
     pub call: Call,
+    /// The model the app asked for, when a cheaper one was called instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_model: Option<String>,
     /// What bounded its cost; used when neither usage nor a hold says what it was.
     pub size: Size,
     /// Why the call went out.
@@ -112,8 +132,27 @@ pub struct Settlement {
 pub struct Void {
     /// The id of the hold.
     pub hold_id: Uuid,
-    /// Who would have paid.
+    /// Who would have paid; its org is empty when only `lookup` can tell.
     pub payer: Payer,
+    /// As in the hold, when no verdict told who pays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lookup: Option<Lookup>,
+}
+
+/// Calls that were refused without asking, by a denial which said that the budget is exhausted. They
+/// are counted, and cost nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepeatedDenials {
+    /// An id made for this report: sent twice, it counts once as far as the backend remembers.
+    pub hold_id: Uuid,
+    /// Who was refused.
+    pub payer: Payer,
+    /// What was asked for; `stream` means nothing here.
+    pub call: Call,
+    /// The budget that the denial named.
+    pub budget_id: i64,
+    /// How many calls.
+    pub count: u64,
 }
 
 /// Keeps a running call's hold from expiring.

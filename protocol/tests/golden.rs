@@ -23,7 +23,13 @@ fn round_trip<T: DeserializeOwned + Serialize>(name: &str) -> T {
 
 #[test]
 fn every_golden_file_reads_and_writes_the_same() {
-    for name in ["hold-request", "hold-request-least", "hold-request-tags", "hold-request-context"] {
+    for name in [
+        "hold-request",
+        "hold-request-least",
+        "hold-request-tags",
+        "hold-request-context",
+        "hold-request-lookup",
+    ] {
         round_trip::<HoldRequest>(name);
     }
     for name in [
@@ -33,17 +39,25 @@ fn every_golden_file_reads_and_writes_the_same() {
         "hold-deny",
         "hold-deny-strict",
         "hold-deny-total",
+        "hold-allow-ladder",
+        "hold-deny-exhausted",
+        "hold-deny-unidentified",
     ] {
         round_trip::<HoldResponse>(name);
     }
-    for name in
-        ["settlement-batch", "settlement-batch-tags", "settlement-batch-renewal", "settlement-batch-units"]
-    {
+    for name in [
+        "settlement-batch",
+        "settlement-batch-tags",
+        "settlement-batch-renewal",
+        "settlement-batch-units",
+        "settlement-batch-lookup",
+        "settlement-batch-denials",
+    ] {
         round_trip::<SettlementBatch>(name);
     }
     round_trip::<SettlementResponse>("settlement-response");
     let files = std::fs::read_dir(format!("{}/golden", env!("CARGO_MANIFEST_DIR"))).unwrap().count();
-    assert_eq!(files, 15, "a golden file that no test reads pins nothing");
+    assert_eq!(files, 21, "a golden file that no test reads pins nothing");
 }
 
 #[test]
@@ -74,6 +88,7 @@ fn every_reason_has_one_name() {
         "model_not_allowed",
         "no_budget",
         "not_boundable",
+        "unidentified",
         "other",
     ] {
         let reason: DenyReason = serde_json::from_value(json!(name)).unwrap();

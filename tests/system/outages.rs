@@ -151,6 +151,8 @@ async fn a_settlement_sent_again_counts_once() {
     let settlement = Settlement {
         hold_id: uuid::Uuid::now_v7(),
         payer: Payer { org: "acme".to_owned(), team: None, user: None },
+        lookup: None,
+        asked_model: None,
         call: Call {
             api: Api::OpenaiChat,
             provider: "openai".to_owned(),

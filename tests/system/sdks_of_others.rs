@@ -54,12 +54,8 @@ impl Sdk {
     /// Checks that a denial reaches the app as this exception, or as one of its kinds, after one
     /// request.
     async fn check_denial(&self, class: &str) {
-        let deny = Deny {
-            reason: DenyReason::OverBudget,
-            message: "No more money.".to_owned(),
-            budget: None,
-            strict: false,
-        };
+        let deny =
+            Deny { reason: DenyReason::OverBudget, message: "No more money.".to_owned(), ..Deny::default() };
         let script = Script::Verdict(Box::new(Verdict::Deny(deny)));
         let stack = Setup::default().provider(self.provider).start_scripted(script).await;
         let calls = ["denied", "denied_stream"];

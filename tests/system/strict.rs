@@ -36,7 +36,7 @@ async fn a_strict_payer_is_refused_without_a_verdict_and_others_pass() {
                     assert_eq!(settlement.payer.user.as_deref(), Some("bob"));
                     assert_eq!(settlement.admission, Admission::FailOpen);
                 }
-                SettlementItem::Renew(renew) => panic!("{renew:?}"),
+                other => panic!("{other:?}"),
             }
         }
     }

@@ -95,7 +95,7 @@ async fn a_denial_denies_in_both_modes() {
             (DenyReason::Other, 403, "denied"),
         ] {
             let message = "No more \"money\" \u{1F4B8}.".to_owned();
-            let deny = Verdict::Deny(Deny { reason, message: message.clone(), budget: None, strict: false });
+            let deny = Verdict::Deny(Deny { reason, message: message.clone(), ..Deny::default() });
             stack.backend.play(Script::Verdict(Box::new(deny)));
             let answer = stack.chat(&App::of("acme"), &ping()).await;
             assert_eq!(answer.status.as_u16(), status, "{reason:?}: {answer:?}");

@@ -61,6 +61,7 @@ fn prepare(item: SettlementItem, known: &Known<'_>) -> (HoldKey, Item) {
     let prepared = validate::payer(&payer).and_then(|()| match &item {
         SettlementItem::Void(_) => Ok(Item::Void(payer.clone())),
         SettlementItem::Renew(_) => Ok(Item::Renew),
+        SettlementItem::RepeatedDenials(_) => Err("repeated denials are not counted".to_owned()),
         SettlementItem::Settle(settlement) => {
             settle(settlement, known).map(|settle| Item::Settle(Box::new(settle)))
         }

@@ -13,6 +13,8 @@ fn settlement() -> Settlement {
     Settlement {
         hold_id: Uuid::from_u128(7),
         payer: Payer { org: "acme".into(), team: Some("search".into()), user: None },
+        lookup: None,
+        asked_model: None,
         call: Call { api: Api::OpenaiChat, provider: "openai".into(), model: "gpt-4o".into(), stream: false },
         size: Size { choices: 1, ..Size::default() },
         admission: Admission::FailOpen,

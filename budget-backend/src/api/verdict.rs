@@ -94,13 +94,19 @@ impl Caller {
 
 /// A denial by no budget.
 pub fn deny(reason: DenyReason, message: String) -> Verdict {
-    Verdict::Deny(Deny { reason, message, budget: None, strict: false })
+    Verdict::Deny(Deny { reason, message, ..Deny::default() })
 }
 
 fn allow(grant: Grant) -> Allow {
     let rewrite =
         grant.output_cap_tokens.map(|cap| Rewrite { max_output_tokens: Some(cap), ..Rewrite::default() });
-    Allow { held_nanousd: grant.held_nanousd, remaining: grant.remaining, rewrite, strict: grant.strict }
+    Allow {
+        held_nanousd: grant.held_nanousd,
+        remaining: grant.remaining,
+        rewrite,
+        strict: grant.strict,
+        ..Allow::default()
+    }
 }
 
 fn barred_by(barred: &Barred) -> Verdict {
@@ -127,8 +133,8 @@ fn barred_by(barred: &Barred) -> Verdict {
         Barred::NotBoundable { budget_id, why } => Verdict::Deny(Deny {
             reason: DenyReason::NotBoundable,
             message: format!("Budget {budget_id} is strict, and this call can't be bounded: {why}."),
-            budget: None,
             strict: true,
+            ..Deny::default()
         }),
     }
 }
@@ -170,6 +176,7 @@ fn refused(payer: &Payer, refusal: &Refusal) -> Deny {
             needed_nanousd: refusal.needed_nanousd,
             resets_at,
         }),
+        ..Deny::default()
     }
 }
 

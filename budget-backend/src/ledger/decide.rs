@@ -255,6 +255,7 @@ fn remaining(touches: &[Touch], counters: &Counters) -> Vec<TierRemaining> {
             window: touch.window,
             limit_nanousd: saturated(limit(touch, counter)),
             remaining_nanousd: saturated(left(touch, counter)),
+            resets_in_s: None,
         };
         least
             .entry(touch.tier)

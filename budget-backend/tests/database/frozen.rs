@@ -73,6 +73,8 @@ impl Backend {
             version: VERSION,
             hold_id,
             payer: ann(),
+            lookup: None,
+            service_tier: None,
             call: Call {
                 api: Api::OpenaiChat,
                 provider: "openai".to_owned(),

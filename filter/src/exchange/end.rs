@@ -105,7 +105,9 @@ fn settlement(sent: Sent, end: End) -> (Settlement, bool) {
     let settlement = Settlement {
         hold_id: sent.pending.hold_id,
         payer: sent.pending.payer,
+        lookup: None,
         call: sent.pending.call,
+        asked_model: None,
         size: sent.pending.size,
         admission: sent.admission,
         answered_model: reading.answered_model,

@@ -169,7 +169,7 @@ struct Pending {
 
 impl Pending {
     fn void(&self) -> Void {
-        Void { hold_id: self.hold_id, payer: self.payer.clone() }
+        Void { hold_id: self.hold_id, payer: self.payer.clone(), lookup: None }
     }
 }
 

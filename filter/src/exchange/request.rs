@@ -150,7 +150,9 @@ impl Exchange {
             version: VERSION,
             hold_id: pending.hold_id,
             payer: pending.payer.clone(),
+            lookup: None,
             call: pending.call.clone(),
+            service_tier: None,
             size: pending.size,
             tags: BTreeMap::new(),
             deadline_ms: self.worker.config.backend.hold_timeout_ms,
@@ -288,8 +290,8 @@ impl Exchange {
             message: "A strict budget needs this request changed, and it can't be: it is signed, or its API \
                       has no member for it."
                 .to_owned(),
-            budget: None,
             strict: true,
+            ..Deny::default()
         };
         self.note(Note::Denied);
         let reply = denial::denied(self.family, &deny, pending.hold_id);

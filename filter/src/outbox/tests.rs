@@ -11,6 +11,7 @@ fn item(id: u128) -> SettlementItem {
     SettlementItem::Void(Void {
         hold_id: Uuid::from_u128(id),
         payer: Payer { org: "acme".to_owned(), team: None, user: None },
+        lookup: None,
     })
 }
 

@@ -107,7 +107,7 @@ impl ScriptedBackend {
     pub fn renewals(&self) -> Vec<Renew> {
         let renew = |item| match item {
             SettlementItem::Renew(renew) => Some(renew),
-            SettlementItem::Settle(_) | SettlementItem::Void(_) => None,
+            _ => None,
         };
         self.batches().into_iter().flat_map(|batch| batch.items).filter_map(renew).collect()
     }
@@ -190,8 +190,8 @@ fn settle(shared: &Shared, batch: SettlementBatch) -> Response {
 
 /// A grant that says nothing else.
 #[must_use]
-pub const fn grant() -> Allow {
-    Allow { held_nanousd: 1_000, remaining: Vec::new(), rewrite: None, strict: false }
+pub fn grant() -> Allow {
+    Allow { held_nanousd: 1_000, ..Allow::default() }
 }
 
 async fn play(script: Script, hold: &HoldRequest) -> Response {

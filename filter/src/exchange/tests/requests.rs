@@ -42,6 +42,8 @@ fn a_call_is_held_sent_and_settled() {
         Settlement {
             hold_id: hold.hold_id,
             payer: hold.payer,
+            lookup: None,
+            asked_model: None,
             call: hold.call,
             size: hold.size,
             admission: Admission::Held,
