@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod tests;
 
+use purser_protocol::Usage;
+
 use crate::chunk;
 use crate::dialect::Reader;
 use crate::frames::{Frame, Frames};
@@ -74,17 +76,25 @@ impl AnswerBody {
     pub fn new(headers: &Headers, plan: Plan, pool: &Pool) -> Self {
         let max_event_bytes =
             if plan.reader.has_large_events() { MAX_LARGE_EVENT_BYTES } else { sse::MAX_EVENT_BYTES };
+        let media_type = media_type(headers);
+        let mut reading = told_by_headers(headers);
+        if plan.reader.is_sound(media_type.as_deref()) {
+            reading.usage = Some(Usage::default());
+        }
         let kind = if is_encoded(headers) {
             Kind::Blind { bytes_per_token: 1 }
         } else {
-            match media_type(headers).as_deref() {
+            match media_type.as_deref() {
                 Some("text/event-stream") => {
                     Kind::Events { splitter: Splitter::new(max_event_bytes), edit: plan.edit, dropped: false }
                 }
                 Some("application/vnd.amazon.eventstream") => Kind::Frames(Frames::default()),
-                Some("application/x-ndjson" | "application/jsonl" | "application/x-jsonlines") => {
-                    Kind::Values(Values::new(max_event_bytes))
-                }
+                Some(
+                    "application/x-ndjson"
+                    | "application/jsonl"
+                    | "application/x-jsonlines"
+                    | "application/stream+json",
+                ) => Kind::Values(Values::new(max_event_bytes)),
                 None | Some("application/json") if plan.stream && plan.reader.streams_values() => {
                     Kind::Values(Values::new(max_event_bytes))
                 }
@@ -96,7 +106,7 @@ impl AnswerBody {
         Self {
             kind,
             reader: plan.reader,
-            reading: told_by_headers(headers),
+            reading,
             seen_bytes: 0,
             announced_bytes: MAX_ANNOUNCED_BYTES.min(announced_bytes),
         }

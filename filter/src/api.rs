@@ -1,7 +1,7 @@
 //! Which API a request speaks, from its method, path and upgrade headers.
 
 mod class;
-mod path;
+pub(crate) mod path;
 #[cfg(test)]
 mod tests;
 
@@ -38,13 +38,16 @@ pub struct Route {
     pub stream: Option<bool>,
     /// The provider refuses to be asked for usage in a stream.
     pub no_usage_switch: bool,
+    /// It asks for speech, which is billed by what it says.
+    pub is_speech: bool,
 }
 
 impl Route {
     /// A route whose path says no more than the API.
     #[must_use]
     pub fn new(api: Api, dialect: Dialect) -> Self {
-        Self { api, dialect, model: None, stream: None, no_usage_switch: dialect == Dialect::Mistral }
+        let no_usage_switch = dialect == Dialect::Mistral;
+        Self { api, dialect, model: None, stream: None, no_usage_switch, is_speech: false }
     }
 
     fn of_model(self, model: String) -> Self {
@@ -96,7 +99,7 @@ fn post(parts: &[&str], path: &[u8], dialect: Dialect) -> Recognised {
     let route = verb_route(parts, dialect)
         .or_else(|| bedrock_route(parts))
         .or_else(|| openai_route(parts, path, dialect))
-        .or_else(|| plain_api(parts).map(|api| Route::new(api, dialect)));
+        .or_else(|| plain_api(parts, dialect).map(|api| Route::new(api, dialect)));
     route.map_or_else(|| Recognised::Unknown(PathClass::of(parts)), Recognised::Metered)
 }
 
@@ -127,6 +130,7 @@ fn verb_route(parts: &[&str], dialect: Dialect) -> Option<Route> {
     let route = match (verb, before) {
         ("generateContent", _) => Route::new(Api::GeminiGenerate, dialect).streaming(false),
         ("streamGenerateContent", _) => Route::new(Api::GeminiGenerate, dialect).streaming(true),
+        ("embedContent" | "batchEmbedContents", _) => Route::new(Api::GeminiEmbed, dialect),
         // The body may ask for a stream under this verb, too.
         ("rawPredict", [.., "publishers", "anthropic"]) => Route::new(Api::AnthropicMessages, dialect),
         ("streamRawPredict", [.., "publishers", "anthropic"]) => {
@@ -162,8 +166,8 @@ fn openai_route(parts: &[&str], path: &[u8], dialect: Dialect) -> Option<Route> 
         [.., "chat", "completions"] => Api::OpenaiChat,
         [.., "completions"] => Api::OpenaiCompletions,
         [.., "responses"] => Api::OpenaiResponses,
-        // Ollama has an older path of that name, without usage.
-        ["api", "embeddings"] => return None,
+        // Ollama has an older path of that name.
+        ["api", "embeddings"] => Api::OllamaEmbed,
         [.., "embeddings"] => Api::OpenaiEmbeddings,
         [.., "images", "generations" | "edits" | "variations"] => Api::OpenaiImages,
         [.., "audio", "speech" | "transcriptions" | "translations"] => Api::OpenaiAudio,
@@ -171,6 +175,7 @@ fn openai_route(parts: &[&str], path: &[u8], dialect: Dialect) -> Option<Route> 
     };
     let mut route = Route::new(api, dialect);
     route.no_usage_switch |= is_older_azure(path);
+    route.is_speech = parts.ends_with(&["audio", "speech"]);
     if let [.., "deployments", name, _] | [.., "deployments", name, _, _] = parts {
         route.model = Some((*name).to_owned());
     }
@@ -186,15 +191,19 @@ fn is_older_azure(path: &[u8]) -> bool {
     })
 }
 
-fn plain_api(parts: &[&str]) -> Option<Api> {
+fn plain_api(parts: &[&str], dialect: Dialect) -> Option<Api> {
     Some(match parts {
         // Not any `messages`: a thread of OpenAI's assistants has some, too, and they are no calls.
         [.., "v1", "messages"] => Api::AnthropicMessages,
         [.., "messages", "batches"] => Api::AnthropicBatches,
         [.., "batches"] => Api::OpenaiBatches,
         [.., "v2", "chat"] => Api::CohereChat,
+        // Others may call anything so.
+        [.., "v1", "chat"] if dialect == Dialect::Cohere => Api::CohereChat,
+        [.., "v1" | "v2", "embed"] => Api::CohereEmbed,
         [.., "rerank"] => Api::Rerank,
         [.., "api", "chat" | "generate"] => Api::Ollama,
+        [.., "api", "embed"] => Api::OllamaEmbed,
         _ => return None,
     })
 }

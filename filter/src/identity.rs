@@ -1,124 +1,300 @@
-//! Who pays, from the headers that a trusted hop set.
+//! Who pays: the first answer of each tier's sources, or what the backend can look the payer up by.
 
+mod api_key;
+mod spiffe;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::fmt;
 
-use purser_protocol::{MAX_NAME_BYTES, Payer};
+use purser_protocol::{Claim, ClaimKind, Lookup, MAX_CLAIM_BYTES, MAX_NAME_BYTES, MAX_TAG_BYTES, Payer};
 
-use crate::config::{Config, Unidentified, is_name};
+use crate::config::{Config, LookupBy, Source, Unidentified, is_name};
 use crate::headers::{HeaderEdit, Headers};
+use spiffe::SpiffeId;
+
+/// What the proxy knows of a stream beside its headers.
+pub trait Proxy: fmt::Debug {
+    /// The property at a path whose parts are separated by zero bytes; nothing when there is none.
+    fn property(&self, path: &str) -> Option<Vec<u8>>;
+
+    /// Milliseconds since the Unix epoch; nothing when the proxy has no clock.
+    fn now_unix_ms(&self) -> Option<u64>;
+}
+
+/// A proxy that knows nothing.
+#[derive(Debug)]
+pub struct NoProxy;
+
+impl Proxy for NoProxy {
+    fn property(&self, _: &str) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn now_unix_ms(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// Who pays, as far as the filter knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The payer. Its org is empty when only the lookup can tell.
+    pub payer: Payer,
+    /// What the backend looks the payer up by; absent when the org is known.
+    pub lookup: Option<Lookup>,
+}
+
+impl Caller {
+    /// A text that no other caller has, for looking one up.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let mut key = String::new();
+        payer_key(&self.payer, &mut key);
+        if let Some(lookup) = &self.lookup {
+            key.push('\x04');
+            for claim in &lookup.claims {
+                key.push_str(claim.kind.as_str());
+                key.push('\0');
+                key.push_str(&claim.value);
+                key.push('\0');
+            }
+            if let Some(payer) = &lookup.fallback {
+                payer_key(payer, &mut key);
+            }
+        }
+        key
+    }
+}
+
+/// Names hold no control characters, so that these tell where each begins and whether it is there at all.
+#[inline(never)]
+fn payer_key(payer: &Payer, key: &mut String) {
+    key.push('\x01');
+    key.push_str(&payer.org);
+    for (mark, name) in [('\x02', &payer.team), ('\x03', &payer.user)] {
+        if let Some(name) = name {
+            key.push(mark);
+            key.push_str(name);
+        }
+    }
+    key.push('\0');
+}
+
+/// A request's payer and its cost tags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identified {
+    /// Who pays.
+    pub caller: Caller,
+    /// Why no source named the org, when none did.
+    pub without_org: Option<WithoutOrg>,
+    /// Cost tags by name.
+    pub tags: BTreeMap<String, String>,
+    /// Tags whose value can't be one; they were left out.
+    pub dropped_tags: u64,
+}
+
+/// What became of a request of which no source named the org.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithoutOrg {
+    /// It was refused.
+    Refused,
+    /// The default payer pays.
+    DefaultPayer,
+    /// The backend is asked who pays.
+    LookedUp,
+}
 
 /// Why nobody can be charged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdentityError {
-    /// The org's header, named here, is missing, and there is no default payer.
+    /// None of the org's sources, named here, says anything, and there is no default payer.
     Missing(String),
-    /// The header, named here, stands there more than once, so that it isn't clear who pays.
+    /// What is named here stands there more than once, so that it isn't clear who pays.
     Repeated(String),
-    /// The header, named here, holds no usable name.
+    /// What is named here holds no usable name.
     NotAName(String),
+    /// The peer's certificate has a URI that is no SPIFFE id of a workload.
+    NotSpiffe,
 }
 
 impl fmt::Display for IdentityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing(header) => write!(f, "header {header} is missing"),
-            Self::Repeated(header) => write!(f, "header {header} is given more than once"),
-            Self::NotAName(header) => write!(
+            Self::Missing(sources) => write!(f, "{sources} is missing"),
+            Self::Repeated(what) => write!(f, "{what} is given more than once"),
+            Self::NotAName(what) => write!(
                 f,
-                "header {header}: expected at most {MAX_NAME_BYTES} bytes of UTF-8 without control characters"
+                "{what}: expected at most {MAX_NAME_BYTES} bytes of UTF-8 without control characters"
+            ),
+            Self::NotSpiffe => f.write_str(
+                "URI of the peer's certificate: expected spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT",
             ),
         }
     }
 }
 
-/// Resolves the payer. A call without an org falls to the configured payer, as a whole.
+/// What is known of where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// Its headers.
+    pub headers: &'a Headers,
+    /// What the proxy knows.
+    pub proxy: &'a dyn Proxy,
+}
+
+/// Resolves the payer. A call without an org is looked up by the backend, or falls to the configured payer
+/// as a whole.
 ///
 /// # Errors
-/// [`IdentityError`]; a header that is there but wrong is never taken for a missing one.
-pub fn payer(headers: &Headers, config: &Config) -> Result<Payer, IdentityError> {
-    let names = &config.identity;
-    let org = name(headers, &names.org_header)?;
-    let team = name(headers, &names.team_header)?;
-    let user = name(headers, &names.user_header)?;
-    match (org, &config.unidentified) {
-        (Some(org), _) => Ok(Payer { org, team, user }),
-        (None, Unidentified::Payer(payer)) => Ok(payer.clone()),
-        (None, Unidentified::Deny) => Err(IdentityError::Missing(names.org_header.clone())),
-    }
+/// [`IdentityError`]; what is there but wrong is never taken for missing.
+pub fn identify(origin: Origin<'_>, config: &Config) -> Result<Identified, IdentityError> {
+    let identity = &config.identity;
+    let org = origin.first(&identity.org)?;
+    let team = origin.first(&identity.team)?;
+    let user = origin.first(&identity.user)?;
+    let (caller, without_org) = match (org, &config.unidentified) {
+        (Some(org), _) => (Caller { payer: Payer { org, team, user }, lookup: None }, None),
+        (None, unidentified) => {
+            let claims = origin.claims(&identity.lookup)?;
+            let fallback = match unidentified {
+                Unidentified::Payer(payer) => Some(payer.clone()),
+                Unidentified::Deny => None,
+            };
+            match (claims.is_empty(), fallback) {
+                (false, fallback) => {
+                    let payer = Payer { org: String::new(), team, user };
+                    let lookup = Some(Lookup { claims, fallback });
+                    (Caller { payer, lookup }, Some(WithoutOrg::LookedUp))
+                }
+                (true, Some(payer)) => (Caller { payer, lookup: None }, Some(WithoutOrg::DefaultPayer)),
+                (true, None) => return Err(IdentityError::Missing(named(&identity.org))),
+            }
+        }
+    };
+    let (tags, dropped_tags) = origin.tags(&identity.tags);
+    Ok(Identified { caller, without_org, tags, dropped_tags })
 }
 
 /// Takes the payer's headers out of a request.
 #[must_use]
 pub fn strip(config: &Config) -> Vec<HeaderEdit> {
-    let names = &config.identity;
-    [&names.org_header, &names.team_header, &names.user_header]
-        .map(|name| HeaderEdit::Remove(name.clone()))
-        .to_vec()
+    config.identity.stripped.iter().map(|name| HeaderEdit::Remove(name.clone())).collect()
 }
 
-fn name(headers: &Headers, header: &str) -> Result<Option<String>, IdentityError> {
-    let mut values = headers.all(header);
-    let value = values.next().map_or(&b""[..], <[u8]>::trim_ascii);
-    if values.next().is_some() {
-        return Err(IdentityError::Repeated(header.to_owned()));
+/// Sources, for a message.
+fn named(sources: &[Source]) -> String {
+    let names: Vec<String> = sources.iter().map(shown).collect();
+    if names.is_empty() { "what the backend could look it up by".to_owned() } else { names.join(" or ") }
+}
+
+fn shown(source: &Source) -> String {
+    match source {
+        Source::Header(name) => format!("header {name}"),
+        Source::Spiffe(_) => "URI of the peer's certificate".to_owned(),
+        Source::Property(path) => path.replace('\0', "."),
+        Source::Constant(_) => "constant".to_owned(),
     }
-    match std::str::from_utf8(value) {
+}
+
+impl Origin<'_> {
+    /// The first answer of some sources.
+    #[inline(never)]
+    fn first(self, sources: &[Source]) -> Result<Option<String>, IdentityError> {
+        for source in sources {
+            if let Some(name) = self.name(source)? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    fn name(self, source: &Source) -> Result<Option<String>, IdentityError> {
+        match source {
+            Source::Constant(name) => Ok(Some(name.clone())),
+            Source::Header(header) => {
+                let mut values = self.headers.all(header);
+                let value = values.next().unwrap_or_default();
+                if values.next().is_some() {
+                    return Err(IdentityError::Repeated(shown(source)));
+                }
+                usable(value, source)
+            }
+            Source::Property(path) => usable(&self.proxy.property(path).unwrap_or_default(), source),
+            Source::Spiffe(part) => match self.spiffe()? {
+                Some(id) => {
+                    let name = id.part(*part).ok_or(IdentityError::NotSpiffe)?;
+                    usable(name.as_bytes(), source)
+                }
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// The SPIFFE id of whoever opened the connection; nothing without a certificate that has a URI.
+    fn spiffe(self) -> Result<Option<SpiffeId>, IdentityError> {
+        let uri = self.proxy.property("connection\0uri_san_peer_certificate").unwrap_or_default();
+        if uri.is_empty() {
+            return Ok(None);
+        }
+        SpiffeId::parse(&uri).map(Some).ok_or(IdentityError::NotSpiffe)
+    }
+
+    /// What the backend may look the payer up by. Nothing is claimed that isn't there.
+    fn claims(self, lookup: &[LookupBy]) -> Result<Vec<Claim>, IdentityError> {
+        let mut claims: Vec<Claim> = Vec::new();
+        for by in lookup {
+            let (kind, value) = match by {
+                LookupBy::ApiKey => (ClaimKind::ApiKeySha256, api_key::fingerprint(self.headers)?),
+                LookupBy::SpiffeId => {
+                    let id = self.spiffe()?.map(|id| id.whole().to_owned());
+                    (ClaimKind::SpiffeId, id)
+                }
+                LookupBy::Namespace => {
+                    let id = self.spiffe()?;
+                    let namespace = id.as_ref().and_then(|id| id.part(crate::config::SpiffePart::Namespace));
+                    (ClaimKind::Namespace, namespace.map(str::to_owned))
+                }
+                LookupBy::NodeNamespace => {
+                    let source = Source::Property("xds\0node\0metadata\0NAMESPACE".to_owned());
+                    (ClaimKind::Namespace, self.name(&source)?)
+                }
+            };
+            let Some(value) = value else { continue };
+            if value.len() > MAX_CLAIM_BYTES {
+                return Err(IdentityError::NotSpiffe);
+            }
+            let claim = Claim { kind, value };
+            if !claims.contains(&claim) {
+                claims.push(claim);
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Cost tags. One that can't be read is left out and counted: it decides nothing.
+    fn tags(self, sources: &BTreeMap<String, Vec<Source>>) -> (BTreeMap<String, String>, u64) {
+        let mut tags = BTreeMap::new();
+        let mut dropped = 0_u64;
+        for (name, sources) in sources {
+            match self.first(sources) {
+                Ok(Some(value)) if value.len() <= MAX_TAG_BYTES => {
+                    tags.insert(name.clone(), value);
+                }
+                Ok(None) => {}
+                _ => dropped = dropped.saturating_add(1),
+            }
+        }
+        (tags, dropped)
+    }
+}
+
+/// A value as a name; nothing when it is empty.
+fn usable(value: &[u8], source: &Source) -> Result<Option<String>, IdentityError> {
+    match std::str::from_utf8(value.trim_ascii()) {
         Ok("") => Ok(None),
         Ok(name) if is_name(name) => Ok(Some(name.to_owned())),
-        _ => Err(IdentityError::NotAName(header.to_owned())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::headers::serialize;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    fn config(unidentified: &str) -> Config {
-        let json = format!(
-            r#"{{"backend":{{"cluster":"b","token":"0123456789abcdef"}},"provider":"p",
-                "identity":{{"org":{{"header":"x-o"}},"team":{{"header":"x-t"}},"user":{{"header":"x-u"}}}},
-                "unidentified":{unidentified}}}"#
-        );
-        Config::parse(json.as_bytes()).unwrap()
-    }
-
-    fn resolve(pairs: &[(&str, &[u8])], unidentified: &str) -> Result<Payer, IdentityError> {
-        let headers = Headers::parse(serialize(pairs)).unwrap();
-        payer(&headers, &config(unidentified))
-    }
-
-    fn named(org: &str, team: Option<&str>, user: Option<&str>) -> Payer {
-        Payer { org: org.to_owned(), team: team.map(str::to_owned), user: user.map(str::to_owned) }
-    }
-
-    #[test]
-    fn resolves_or_says_why_not() {
-        let long = [b'x'; 257];
-        let default = r#"{"org":"demo","team":"default"}"#;
-        let header = |name: &str| name.to_owned();
-        for (pairs, unidentified, expected) in [
-            (
-                vec![("x-o", &b"acme"[..]), ("x-t", b" search "), ("x-u", b"ann")],
-                "\"deny\"",
-                Ok(named("acme", Some("search"), Some("ann"))),
-            ),
-            (vec![("x-o", b"acme"), ("x-t", b"")], "\"deny\"", Ok(named("acme", None, None))),
-            (vec![("x-o", "m\u{fc}ller".as_bytes())], "\"deny\"", Ok(named("m\u{fc}ller", None, None))),
-            (vec![], "\"deny\"", Err(IdentityError::Missing(header("x-o")))),
-            (vec![("x-t", b"search")], "\"deny\"", Err(IdentityError::Missing(header("x-o")))),
-            (vec![("x-o", b" ")], "\"deny\"", Err(IdentityError::Missing(header("x-o")))),
-            (vec![("x-t", b"search")], default, Ok(named("demo", Some("default"), None))),
-            (vec![("x-o", b"acme")], default, Ok(named("acme", None, None))),
-            (vec![("x-o", b"a"), ("x-o", b"b")], default, Err(IdentityError::Repeated(header("x-o")))),
-            (vec![("x-u", b"a"), ("x-u", b"a")], default, Err(IdentityError::Repeated(header("x-u")))),
-            (vec![("x-o", b"\xff")], default, Err(IdentityError::NotAName(header("x-o")))),
-            (vec![("x-o", &long[..])], default, Err(IdentityError::NotAName(header("x-o")))),
-            (vec![("x-o", b"a\tb")], default, Err(IdentityError::NotAName(header("x-o")))),
-        ] {
-            assert_eq!(resolve(&pairs, unidentified), expected, "{pairs:?}");
-        }
+        _ => Err(IdentityError::NotAName(shown(source))),
     }
 }

@@ -1,11 +1,9 @@
 //! Images, audio and files in a request: how many, how many bytes of the body they are, and whether
 //! some are only referred to. One walk fits all APIs: it goes down where messages hold their content.
 
-use std::fmt;
+use std::borrow::Cow;
 
-use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
-
-use crate::json_scan::scalars_are_passed_over;
+use crate::json_scan;
 
 /// The media of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,15 +23,14 @@ const MAX_VALUES: u32 = 50_000;
 /// Adds the media in the text of a member that holds messages, or in a list of images. Anything of an
 /// unexpected type counts as text; the provider judges its shape.
 pub fn measure(raw: &str, is_images: bool, media: &mut Media) {
-    let mut values_left = MAX_VALUES;
-    let mut is_text = false;
     let at = if is_images { Level::Images } else { Level::Node };
-    let walk = Walk { media, values_left: &mut values_left, is_text: &mut is_text, at };
-    let mut deserializer = serde_json::Deserializer::from_str(raw);
-    // The text was scanned before; a value this walk can't read merely ends it, and what follows
-    // counts as text.
-    let _ = walk.deserialize(&mut deserializer);
+    let mut walk = Walk { rest: raw, media, values_left: MAX_VALUES, is_text: false };
+    // The text was scanned before and is JSON; where the walk ends early, what follows counts as text.
+    let _ = walk.value(at, 0);
 }
+
+/// Deepest nesting that is walked.
+const MAX_DEPTH: u32 = 128;
 
 /// Where in the request the walk stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,35 +51,177 @@ enum Level {
     Kind,
 }
 
-struct Walk<'m> {
+/// A walk over text that is known to be JSON. Strings that hold no payload are passed over without being
+/// decoded, which is most of a chat. A step is nothing when the walk is over.
+struct Walk<'a, 'm> {
+    rest: &'a str,
     media: &'m mut Media,
-    values_left: &'m mut u32,
+    values_left: u32,
     /// The holder's kind says that it holds text.
-    is_text: &'m mut bool,
-    at: Level,
+    is_text: bool,
 }
 
-impl Walk<'_> {
-    fn inner(&mut self, at: Level) -> Walk<'_> {
-        Walk { media: self.media, values_left: self.values_left, is_text: self.is_text, at }
-    }
-
-    /// Counts a value; an error ends the walk.
-    fn look_at_one<E: de::Error>(&mut self) -> Result<(), E> {
-        *self.values_left = self.values_left.checked_sub(1).ok_or_else(|| E::custom("too many values"))?;
-        Ok(())
-    }
-
-    fn add_payload(self, text: &str) {
-        self.media.payload_bytes = self.media.payload_bytes.saturating_add(text.len());
+impl<'a> Walk<'a, '_> {
+    /// Counts a value; there are only so many.
+    fn look_at_one(&mut self) -> Option<()> {
+        self.values_left = self.values_left.checked_sub(1)?;
+        Some(())
     }
 
     fn count_part(&mut self) {
         self.media.parts = self.media.parts.saturating_add(1);
     }
 
-    fn below(&mut self, key: &str) -> Option<Level> {
-        match (self.at, key) {
+    /// The next byte that is no space; it stays.
+    fn peek(&mut self) -> Option<u8> {
+        self.rest = self.rest.trim_ascii_start();
+        self.rest.as_bytes().first().copied()
+    }
+
+    fn advance(&mut self, bytes: usize) -> Option<()> {
+        self.rest = self.rest.get(bytes..)?;
+        Some(())
+    }
+
+    /// Takes a byte if it is the next one.
+    fn takes(&mut self, byte: u8) -> Option<bool> {
+        let is_there = self.peek()? == byte;
+        self.advance(usize::from(is_there))?;
+        Some(is_there)
+    }
+
+    /// Takes a string and its quotes: what stands between them, and whether that has escapes.
+    fn string(&mut self) -> Option<(&'a str, bool)> {
+        self.advance(1)?;
+        let (bytes, mut at, mut has_escapes) = (self.rest.as_bytes(), 0_usize, false);
+        loop {
+            at = at.checked_add(plain_bytes(bytes.get(at..)?))?;
+            if *bytes.get(at)? == b'"' {
+                break;
+            }
+            has_escapes = true;
+            at = at.checked_add(2)?;
+        }
+        let text = self.rest.get(..at)?;
+        self.advance(at.checked_add(1)?)?;
+        Some((text, has_escapes))
+    }
+
+    fn decoded(&mut self) -> Option<Cow<'a, str>> {
+        let (text, has_escapes) = self.string()?;
+        if !has_escapes {
+            return Some(Cow::Borrowed(text));
+        }
+        json_scan::string(&format!("\"{text}\"")).map(Cow::Owned)
+    }
+
+    /// Passes over a value.
+    fn skip(&mut self) -> Option<()> {
+        let mut depth = 0_usize;
+        loop {
+            match self.peek()? {
+                b'"' => drop(self.string()?),
+                b'{' | b'[' => {
+                    depth = depth.checked_add(1)?;
+                    self.advance(1)?;
+                }
+                b'}' | b']' => {
+                    depth = depth.checked_sub(1)?;
+                    self.advance(1)?;
+                }
+                b',' | b':' => self.advance(1)?,
+                _ => self.scalar()?,
+            }
+            if depth == 0 {
+                return Some(());
+            }
+        }
+    }
+
+    fn scalar(&mut self) -> Option<()> {
+        let is_end = |byte: &u8| matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+        let bytes = self.rest.as_bytes();
+        self.advance(bytes.iter().position(is_end).unwrap_or(bytes.len()))
+    }
+
+    fn value(&mut self, at: Level, depth: u32) -> Option<()> {
+        if depth == MAX_DEPTH {
+            return None;
+        }
+        match self.peek()? {
+            b'{' => self.object(at, depth.saturating_add(1)),
+            b'[' => self.array(at, depth.saturating_add(1)),
+            b'"' if matches!(at, Level::Node | Level::Source | Level::Images) => self.string().map(drop),
+            b'"' => {
+                let text = self.decoded()?;
+                self.text(at, &text);
+                Some(())
+            }
+            _ => self.scalar(),
+        }
+    }
+
+    fn array(&mut self, at: Level, depth: u32) -> Option<()> {
+        self.advance(1)?;
+        while !self.takes(b']')? {
+            match at {
+                Level::Node => self.value(Level::Node, depth)?,
+                Level::Images => {
+                    self.value(Level::Base64, depth)?;
+                    self.count_part();
+                }
+                _ => self.skip()?,
+            }
+            self.look_at_one()?;
+            self.takes(b',')?;
+        }
+        Some(())
+    }
+
+    fn object(&mut self, at: Level, depth: u32) -> Option<()> {
+        let at = if at == Level::Source {
+            self.count_part();
+            Level::Holder
+        } else {
+            at
+        };
+        let payload_before = self.media.payload_bytes;
+        self.is_text = false;
+        self.advance(1)?;
+        while !self.takes(b'}')? {
+            let key = self.decoded()?;
+            self.takes(b':')?;
+            let below = self.below(at, &key);
+            self.look_at_one()?;
+            match below {
+                Some(level) => self.value(level, depth)?,
+                None => self.skip()?,
+            }
+            self.takes(b',')?;
+        }
+        if at == Level::Holder && std::mem::take(&mut self.is_text) {
+            self.media.payload_bytes = payload_before;
+        }
+        Some(())
+    }
+
+    fn text(&mut self, at: Level, text: &str) {
+        let is_data = text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
+        match at {
+            Level::Kind => self.is_text = text == "text",
+            Level::Base64 => self.add_payload(text),
+            Level::Holder | Level::Url if is_data => self.add_payload(text),
+            Level::Holder | Level::Url => self.media.by_reference = true,
+            Level::Node | Level::Source | Level::Images => {}
+        }
+    }
+
+    fn add_payload(&mut self, text: &str) {
+        self.media.payload_bytes = self.media.payload_bytes.saturating_add(text.len());
+    }
+
+    fn below(&mut self, at: Level, key: &str) -> Option<Level> {
+        match (at, key) {
             (Level::Node, "content" | "parts" | "toolResult") => Some(Level::Node),
             (Level::Node, "images") => Some(Level::Images),
             (Level::Node, "source") => Some(Level::Source),
@@ -108,103 +247,26 @@ impl Walk<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
-    type Value = ();
-
-    fn deserialize<D: de::Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
-        d.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Walk<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        let element = match self.at {
-            Level::Node => Some(Level::Node),
-            Level::Images => Some(Level::Base64),
-            _ => None,
+/// How many bytes come before the first quote or backslash, looked at eight at a time.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
+    let (words, tail) = bytes.as_chunks::<8>();
+    for (number, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // The lowest bit that is set marks the first byte that is equal.
+        let equal = |byte: u8| {
+            let differs = word ^ u64::from_ne_bytes([byte; 8]);
+            differs.wrapping_sub(ONES) & !differs & HIGH_BITS
         };
-        match element {
-            Some(level) => {
-                while seq.next_element_seed(self.inner(level))?.is_some() {
-                    self.look_at_one()?;
-                    if level == Level::Base64 {
-                        self.count_part();
-                    }
-                }
-            }
-            None => {
-                while seq.next_element::<IgnoredAny>()?.is_some() {
-                    self.look_at_one()?;
-                }
-            }
+        let found = equal(b'"') | equal(b'\\');
+        if found != 0 {
+            let within = usize::try_from(found.trailing_zeros().div_euclid(8)).unwrap_or(0);
+            return number.saturating_mul(8).saturating_add(within);
         }
-        Ok(())
     }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        if self.at == Level::Source {
-            self.count_part();
-            self.at = Level::Holder;
-        }
-        let payload_before = self.media.payload_bytes;
-        *self.is_text = false;
-        while let Some(level) = map.next_key_seed(KeyLevel(&mut self))? {
-            self.look_at_one()?;
-            match level {
-                Some(level) => map.next_value_seed(self.inner(level))?,
-                None => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        if self.at == Level::Holder && std::mem::take(self.is_text) {
-            self.media.payload_bytes = payload_before;
-        }
-        Ok(())
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-        let is_data = text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
-        match self.at {
-            Level::Kind => *self.is_text = text == "text",
-            Level::Base64 => self.add_payload(text),
-            Level::Holder | Level::Url if is_data => self.add_payload(text),
-            Level::Holder | Level::Url => self.media.by_reference = true,
-            Level::Node | Level::Source | Level::Images => {}
-        }
-        Ok(())
-    }
-
-    scalars_are_passed_over!();
-}
-
-/// Reads a key as the level below it.
-struct KeyLevel<'w, 'm>(&'w mut Walk<'m>);
-
-impl<'de> DeserializeSeed<'de> for KeyLevel<'_, '_> {
-    type Value = Option<Level>;
-
-    fn deserialize<D: de::Deserializer<'de>>(self, d: D) -> Result<Self::Value, D::Error> {
-        d.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for KeyLevel<'_, '_> {
-    type Value = Option<Level>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E: de::Error>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.0.below(key))
-    }
+    let before = tail.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(tail.len());
+    words.len().saturating_mul(8).saturating_add(before)
 }
 
 #[cfg(test)]

@@ -68,8 +68,14 @@ impl Reading {
 
     /// Takes in a tier; the last one counts.
     pub fn add_tier(&mut self, found: Option<&Found<'_>>) {
-        let name = found.and_then(|found| json_scan::string(found.raw));
-        if let Some(name) = name.filter(|name| (1..=MAX_UNIT_BYTES).contains(&name.len())) {
+        if let Some(name) = found.and_then(|found| json_scan::string(found.raw)) {
+            self.set_tier(name);
+        }
+    }
+
+    /// As [`Self::add_tier`]; several parts of a name are joined by `+`.
+    pub fn set_tier(&mut self, name: String) {
+        if (1..=MAX_UNIT_BYTES).contains(&name.len()) {
             self.service_tier = Some(name);
         }
     }

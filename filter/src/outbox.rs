@@ -24,6 +24,7 @@ const ITEM_OVERHEAD_BYTES: usize = 64;
 #[derive(Debug)]
 struct Item {
     hold_id: Uuid,
+    queued_unix_ms: u64,
     json: Box<[u8]>,
 }
 
@@ -78,13 +79,14 @@ impl Outbox {
         }
     }
 
-    /// Queues an item.
+    /// Queues an item at `now_unix_ms`.
     ///
     /// # Errors
     /// [`Full`] when it doesn't fit; it is lost then.
-    pub fn push(&mut self, item: &SettlementItem) -> Result<(), Full> {
+    pub fn push(&mut self, item: &SettlementItem, now_unix_ms: u64) -> Result<(), Full> {
         let item = Item {
             hold_id: item.hold_id(),
+            queued_unix_ms: now_unix_ms,
             json: serde_json::to_vec(item).map_err(|_| Full)?.into_boxed_slice(),
         };
         let bytes = self.bytes.saturating_add(item.bytes());
@@ -118,6 +120,18 @@ impl Outbox {
     #[must_use]
     pub fn is_batch_full(&self) -> bool {
         self.queue.len() >= self.batch_items
+    }
+
+    /// Bytes that the items take.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How long the oldest item has been waiting, milliseconds; 0 when there is none.
+    #[must_use]
+    pub fn oldest_ms(&self, now_unix_ms: u64) -> u64 {
+        self.queue.front().map_or(0, |item| now_unix_ms.saturating_sub(item.queued_unix_ms))
     }
 
     /// The body of the next batch; nothing when the queue is empty or a batch is under way.

@@ -15,6 +15,12 @@ impl Pool {
     pub fn new(bytes: usize) -> Self {
         Self { free_bytes: Rc::new(Cell::new(bytes)) }
     }
+
+    /// Bytes that are free.
+    #[must_use]
+    pub fn free_bytes(&self) -> usize {
+        self.free_bytes.get()
+    }
 }
 
 /// Keeps a JSON answer until it is whole, within bounds.

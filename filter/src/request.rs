@@ -7,11 +7,12 @@ mod shape;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tools;
 
 use std::fmt;
 use std::ops::Range;
 
-use purser_protocol::{Api, MAX_NAME_BYTES, Size};
+use purser_protocol::{Api, MAX_NAME_BYTES, MAX_UNIT_BYTES, Size};
 
 pub use caps::CapPlace;
 
@@ -43,6 +44,8 @@ pub struct CallRequest {
     pub is_deferred: bool,
     /// Characters of text that are billed as such, for speech.
     pub input_characters: Option<u64>,
+    /// The service tier asked for, when the body names one.
+    pub service_tier: Option<String>,
 }
 
 /// What the headers say about how the body reads.
@@ -142,7 +145,7 @@ pub fn read(route: &Route, kind: &BodyKind, body: &[u8]) -> Result<CallRequest, 
     let mut request = match route.api {
         Api::OpenaiBatches => batch::openai(body.len()),
         Api::AnthropicBatches => batch::anthropic(&members, body.len())?,
-        _ => call(route, &shape, &members, text)?,
+        _ => call(route, shape, &members, text)?,
     };
     if kind.is_signed {
         (request.model_at, request.usage_switch, request.cap) = (None, None, CapPlace::Fixed);
@@ -178,6 +181,7 @@ fn call(route: &Route, shape: &Shape, members: &Members<'_>, text: &str) -> Resu
             max_output_tokens: if shape.has_no_output { Some(0) } else { caps.tokens },
             choices: choices(route, caps.choices, members)?,
             server_context: media.by_reference
+                || tools::run_at_provider(route.api, members)
                 || shape.context.iter().any(|key| members.value(key).is_some()),
             unchangeable: false,
         },
@@ -186,11 +190,29 @@ fn call(route: &Route, shape: &Shape, members: &Members<'_>, text: &str) -> Resu
         model_at,
         cap: caps.place,
         is_deferred: flag("background", members.value("background"))?,
-        input_characters: (route.api == Api::OpenaiAudio)
-            .then(|| members.value("input").and_then(|found| json_scan::string(found.raw)))
-            .flatten()
-            .map(|input| u64::try_from(input.chars().count()).unwrap_or(u64::MAX)),
+        input_characters: input_characters(route, members)?,
+        service_tier: service_tier(members)?,
     })
+}
+
+/// The length of what is to be spoken: without it nothing would say what speech costs.
+fn input_characters(route: &Route, members: &Members<'_>) -> Result<Option<u64>, Unreadable> {
+    if !route.is_speech {
+        return Ok(None);
+    }
+    let input = members.value("input").and_then(|found| json_scan::string(found.raw));
+    let input = input.ok_or(Unreadable::Member { name: "input", expected: "the text to be spoken" })?;
+    Ok(Some(u64::try_from(input.chars().count()).unwrap_or(u64::MAX)))
+}
+
+/// The tier decides the price; one that can't be told is not guessed.
+fn service_tier(members: &Members<'_>) -> Result<Option<String>, Unreadable> {
+    let Some(found) = members.value("service_tier") else { return Ok(None) };
+    let is_sound =
+        |tier: &String| (1..=MAX_UNIT_BYTES).contains(&tier.len()) && !tier.chars().any(char::is_control);
+    let expected = "the name of a service tier, 1 to 64 bytes of text";
+    let tier = json_scan::string(found.raw).filter(is_sound);
+    tier.map(Some).ok_or(Unreadable::Member { name: "service_tier", expected })
 }
 
 /// Answers asked for: with a list of prompts, so many for each of them.

@@ -1,7 +1,10 @@
 //! What changes in a request before it goes out.
 
+mod path;
+
 use purser_protocol::{MAX_NAME_BYTES, Rewrite};
 
+use crate::api::Route;
 use crate::request::{CallRequest, CapPlace};
 use crate::splice::{self, Edit};
 
@@ -21,19 +24,35 @@ pub enum RewriteError {
     TooLarge,
 }
 
+/// The path of a request that names its model there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelPath {
+    /// The path, with its query.
+    pub path: String,
+    /// What it was read as.
+    pub route: Route,
+}
+
 /// What of a verdict's rewrite a request can carry out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Feasible {
     /// The part that can.
     pub rewrite: Rewrite,
+    /// The path that names the other model, where it stands there.
+    pub path: Option<String>,
     /// Some of it can't.
     pub falls_short: bool,
 }
 
-/// Parts a rewrite: the model may stand in the path, the request may be signed, the API may have no cap.
+/// Parts a rewrite: the request may be signed, its model may stand where it can't be changed, the API may
+/// have no cap. `path` is the request's if it names the model and may be changed.
 #[must_use]
-pub fn feasible(request: &CallRequest, wanted: &Rewrite) -> Feasible {
-    let can_model = request.model_at.is_some();
+pub fn feasible(request: &CallRequest, path: Option<&ModelPath>, wanted: &Rewrite) -> Feasible {
+    let new_path = wanted
+        .model
+        .as_deref()
+        .and_then(|model| path.and_then(|path| path::with_model(&path.path, &path.route, model)));
+    let can_model = request.model_at.is_some() || new_path.is_some();
     let can_cap = request.cap != CapPlace::Fixed;
     Feasible {
         falls_short: (wanted.model.is_some() && !can_model)
@@ -42,6 +61,7 @@ pub fn feasible(request: &CallRequest, wanted: &Rewrite) -> Feasible {
             model: wanted.model.clone().filter(|_| can_model),
             max_output_tokens: wanted.max_output_tokens.filter(|_| can_cap),
         },
+        path: new_path,
     }
 }
 
@@ -87,7 +107,6 @@ pub fn is_sound(rewrite: &Rewrite) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Route;
     use crate::config::Dialect;
     use crate::request::{self, BodyKind};
     use purser_protocol::Api;
@@ -135,26 +154,32 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_request_and_a_model_in_the_path_are_left_alone() {
+    fn a_signed_request_is_left_alone_and_a_model_in_the_path_changes_there() {
         let wanted = Rewrite { model: Some("cheap".to_owned()), max_output_tokens: Some(7) };
         let body = br#"{"contents":[]}"#;
         let mut route = Route::new(Api::GeminiGenerate, Dialect::Gemini);
-        route.model = Some("g".to_owned());
+        (route.model, route.stream) = (Some("g".to_owned()), Some(false));
         for (kind, can_cap) in
             [(BodyKind::default(), true), (BodyKind { is_signed: true, boundary: None }, false)]
         {
             let request = request::read(&route, &kind, body).unwrap();
             assert_eq!(request.size.unchangeable, !can_cap);
-            let feasible = feasible(&request, &wanted);
-            assert!(feasible.falls_short);
-            assert_eq!(feasible.rewrite, Rewrite { model: None, max_output_tokens: can_cap.then_some(7) });
-            let out =
-                BodyRewrite::of(&request, &feasible.rewrite).map(|rewrite| rewrite.apply(body, 100).unwrap());
+            let at = ModelPath { path: "/v1/models/g:generateContent".to_owned(), route: route.clone() };
+            let alone = feasible(&request, None, &wanted);
+            assert!(alone.falls_short);
+            let rewrite = Rewrite { model: None, max_output_tokens: can_cap.then_some(7) };
+            assert_eq!((&alone.rewrite, alone.path), (&rewrite, None));
+            let with_path = feasible(&request, Some(&at), &wanted);
+            assert_eq!(with_path.falls_short, !can_cap);
+            assert_eq!(with_path.rewrite.model.as_deref(), Some("cheap"));
+            assert_eq!(with_path.path.as_deref(), Some("/v1/models/cheap:generateContent"));
+            let out = BodyRewrite::of(&request, &with_path.rewrite)
+                .map(|rewrite| rewrite.apply(body, 100).unwrap());
             let expected = r#"{"generationConfig":{"maxOutputTokens":7},"contents":[]}"#;
             assert_eq!(out, can_cap.then(|| expected.as_bytes().to_vec()));
         }
-        let plain = feasible(&chat(br#"{"model":"m"}"#), &wanted);
-        assert_eq!(plain, Feasible { rewrite: wanted, falls_short: false });
+        let plain = feasible(&chat(br#"{"model":"m"}"#), None, &wanted);
+        assert_eq!(plain, Feasible { rewrite: wanted, path: None, falls_short: false });
     }
 
     #[test]

@@ -113,13 +113,15 @@ impl Splitter {
     }
 
     fn end_event(&mut self, head: &[u8], sink: &mut impl FnMut(Piece<'_>)) {
-        if self.is_opaque {
+        // By its length alone: whether an event is read must not depend on where the stream was cut.
+        let is_too_long = self.event.len().saturating_add(head.len()) > self.max_event_bytes;
+        if self.is_opaque || (is_too_long && self.event.is_empty()) {
             sink(Piece::Opaque(head));
         } else if self.event.is_empty() {
             sink(Piece::Event(head));
         } else {
             self.event.extend_from_slice(head);
-            sink(Piece::Event(&self.event));
+            sink(if is_too_long { Piece::Opaque(&self.event) } else { Piece::Event(&self.event) });
         }
         self.event.clear();
         self.is_opaque = false;
@@ -165,7 +167,12 @@ pub fn data(event: &[u8]) -> Data {
             found = match found {
                 Data::None => Data::Line(at),
                 Data::Line(first) => Data::Lines([event.get(first).unwrap_or_default(), value].join(&b'\n')),
-                Data::Lines(lines) => Data::Lines([lines.as_slice(), value].join(&b'\n')),
+                Data::Lines(mut lines) => {
+                    // In place: an event may be a million lines.
+                    lines.push(b'\n');
+                    lines.extend_from_slice(value);
+                    Data::Lines(lines)
+                }
             };
         }
         start = end.saturating_add(1);
@@ -292,8 +299,22 @@ mod tests {
             let parts: Vec<&[u8]> = stream.chunks(size).collect();
             let pieces = collect(20, &parts);
             assert_eq!(bytes(&pieces), stream, "chunks of {size}");
-            let read = payloads(&pieces);
-            assert_eq!(read.last().map(Vec::as_slice), Some(&b"next"[..]), "chunks of {size}");
+            assert_eq!(payloads(&pieces), [b"next"], "chunks of {size}");
         }
+    }
+
+    #[test]
+    fn whether_an_event_is_too_long_does_not_depend_on_the_cuts() {
+        let stream = b"data: 12345\n\ndata: 123456\n\ndata: 1\n\n";
+        for size in 1..=stream.len() {
+            let parts: Vec<&[u8]> = stream.chunks(size).collect();
+            assert_eq!(payloads(&collect(13, &parts)), [&b"12345"[..], b"1"], "chunks of {size}");
+        }
+    }
+
+    #[test]
+    fn an_event_of_a_million_lines_is_joined_in_one_go() {
+        let event = "data\n".repeat(1 << 20);
+        assert_eq!(data(event.as_bytes()), Data::Lines(vec![b'\n'; (1 << 20) - 1]));
     }
 }

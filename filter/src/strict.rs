@@ -6,8 +6,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use purser_protocol::Payer;
-
+use crate::identity::Caller;
 use crate::recent::Recent;
 
 /// How long a payer is remembered after the last verdict that said so, milliseconds. A clock set back
@@ -15,12 +14,12 @@ use crate::recent::Recent;
 pub const REMEMBERED_MS: u64 = 600_000;
 
 /// Most payers a worker remembers; beyond it the one whose verdict is the oldest is forgotten. Names
-/// are at most 256 bytes, so that they take 8 MiB at the very most.
+/// are at most 256 bytes and claims 512, so that they take 32 MiB at the very most.
 pub const MAX_PAYERS: usize = 4_096;
 
 /// The payers of strict budgets that one worker remembers.
 #[derive(Debug, Clone)]
-pub struct StrictPayers(Rc<RefCell<Recent<Payer, u64>>>);
+pub struct StrictPayers(Rc<RefCell<Recent<String, u64>>>);
 
 impl Default for StrictPayers {
     fn default() -> Self {
@@ -30,14 +29,14 @@ impl Default for StrictPayers {
 
 impl StrictPayers {
     /// A verdict says now that a strict budget is touched.
-    pub fn remember(&self, payer: &Payer, now_unix_ms: u64) {
-        self.0.borrow_mut().put(payer.clone(), now_unix_ms);
+    pub fn remember(&self, caller: &Caller, now_unix_ms: u64) {
+        self.0.borrow_mut().put(caller.key(), now_unix_ms);
     }
 
-    /// Whether a verdict of the last ten minutes said so of this very payer.
+    /// Whether a verdict of the last ten minutes said so of this very caller.
     #[must_use]
-    pub fn remembers(&self, payer: &Payer, now_unix_ms: u64) -> bool {
-        let told = self.0.borrow().get(payer).copied();
+    pub fn remembers(&self, caller: &Caller, now_unix_ms: u64) -> bool {
+        let told = self.0.borrow().get(&caller.key()).copied();
         told.is_some_and(|told_unix_ms| now_unix_ms.saturating_sub(told_unix_ms) < REMEMBERED_MS)
     }
 }
@@ -45,13 +44,15 @@ impl StrictPayers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use purser_protocol::{Claim, ClaimKind, Lookup, Payer};
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     const START_MS: u64 = 1_700_000_000_000;
 
-    fn payer(org: &str, team: Option<&str>, user: Option<&str>) -> Payer {
-        Payer { org: org.to_owned(), team: team.map(str::to_owned), user: user.map(str::to_owned) }
+    fn payer(org: &str, team: Option<&str>, user: Option<&str>) -> Caller {
+        let owned = |name: Option<&str>| name.map(str::to_owned);
+        Caller { payer: Payer { org: org.to_owned(), team: owned(team), user: owned(user) }, lookup: None }
     }
 
     #[test]
@@ -76,9 +77,17 @@ mod tests {
             payer("acme", Some("search"), Some("ann")),
             payer("acme", None, Some("search")),
             payer("Acme", Some("search"), None),
+            Caller { lookup: Some(Lookup::default()), ..payer("acme", Some("search"), None) },
         ] {
             assert!(!strict.remembers(&other, START_MS), "{other:?}");
         }
+        let by_key = |value: &str| {
+            let claims = vec![Claim { kind: ClaimKind::ApiKeySha256, value: value.to_owned() }];
+            Caller { lookup: Some(Lookup { claims, fallback: None }), ..payer("", None, None) }
+        };
+        strict.remember(&by_key("a"), START_MS);
+        assert!(strict.remembers(&by_key("a"), START_MS));
+        assert!(!strict.remembers(&by_key("b"), START_MS));
     }
 
     #[test]

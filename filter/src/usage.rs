@@ -104,8 +104,9 @@ impl Counts {
 /// when a needed count is missing or not a count.
 pub fn read(raw: &str, table: &Table, counts: &mut Counts) -> Option<Usage> {
     let mut told = if table.merges { *counts } else { Counts::default() };
+    let scan = Scan::of(raw, table.fields.iter().map(|(place, _)| *place));
     for (place, slot) in table.fields {
-        if let Some(count) = count_at(raw, *place, table.decimals) {
+        if let Some(count) = scan.count(*place, table.decimals) {
             told.set(*slot, count);
         }
     }
@@ -118,8 +119,12 @@ pub fn read(raw: &str, table: &Table, counts: &mut Counts) -> Option<Usage> {
 
 /// Hands over the units that a usage object tells.
 pub fn units(raw: &str, table: &Table, mut sink: impl FnMut(&'static str, u64)) {
+    if table.units.is_empty() {
+        return;
+    }
+    let scan = Scan::of(raw, table.units.iter().map(|(place, _)| *place));
     for (place, name) in table.units {
-        if let Some(count) = count_at(raw, *place, true) {
+        if let Some(count) = scan.count(*place, true) {
             sink(name, count);
         }
     }
@@ -176,27 +181,73 @@ fn minus(whole: u64, parts: &[&[u64]]) -> Option<u64> {
     parts.iter().copied().flatten().try_fold(whole, |left, part| left.checked_sub(*part))
 }
 
-fn count_at(raw: &str, place: Place, decimals: bool) -> Option<u64> {
-    let read = |found: Option<Found<'_>>| count(found?.raw, decimals);
-    let inside = |raw: &str, key| json_scan::object(raw, &[key]).ok().and_then(|[found]| read(found));
-    match place {
-        Place::Key(key) => inside(raw, key),
-        Place::In(outer, key) => {
-            let [outer] = json_scan::object(raw, &[outer]).ok()?;
-            inside(outer?.raw, key)
+/// A usage object, each object in it read once for all places.
+struct Scan<'a> {
+    /// Of the object itself: every key that a place begins with.
+    outer: Vec<(&'static str, Option<Found<'a>>)>,
+    /// Of its members: every key that a place looks for in one of them.
+    inner: Vec<(&'static str, &'static str, Option<Found<'a>>)>,
+}
+
+impl<'a> Scan<'a> {
+    fn of(raw: &'a str, places: impl Iterator<Item = Place> + Clone) -> Self {
+        let mut keys = Vec::new();
+        for place in places.clone() {
+            let (Place::Key(key) | Place::In(key, _) | Place::Labelled(key, ..)) = place;
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
         }
-        Place::Labelled(list, (label, value), key) => {
-            let [list] = json_scan::object(raw, &[list]).ok()?;
-            let mut sum = None;
-            for item in json_scan::elements(list?.raw)? {
-                let [name, found] = json_scan::object(item.get(), &[label, key]).ok()?;
-                if name.and_then(|name| json_scan::string(name.raw)).as_deref() == Some(value) {
-                    sum = Some(read(found)?.saturating_add(sum.unwrap_or(0)));
+        let mut scan = Self { outer: pairs(raw, &keys), inner: Vec::new() };
+        for outer in keys {
+            let mut inner_keys = Vec::new();
+            for place in places.clone() {
+                if let Place::In(of, key) = place
+                    && of == outer
+                    && !inner_keys.contains(&key)
+                {
+                    inner_keys.push(key);
                 }
             }
-            sum
+            if let Some(found) = scan.member(outer).filter(|_| !inner_keys.is_empty()) {
+                let inner = pairs(found.raw, &inner_keys);
+                scan.inner.extend(inner.into_iter().map(|(key, found)| (outer, key, found)));
+            }
+        }
+        scan
+    }
+
+    fn member(&self, key: &str) -> Option<Found<'a>> {
+        self.outer.iter().find(|(known, _)| *known == key)?.1.clone()
+    }
+
+    fn count(&self, place: Place, decimals: bool) -> Option<u64> {
+        match place {
+            Place::Key(key) => count(self.member(key)?.raw, decimals),
+            Place::In(outer, key) => {
+                let found = self.inner.iter().find(|(of, known, _)| *of == outer && *known == key)?;
+                count(found.2.as_ref()?.raw, decimals)
+            }
+            Place::Labelled(list, (label, value), key) => {
+                let mut sum = None;
+                for item in json_scan::elements(self.member(list)?.raw)? {
+                    let [name, found] = json_scan::object(item.get(), &[label, key]).ok()?;
+                    if name.and_then(|name| json_scan::string(name.raw)).as_deref() == Some(value) {
+                        sum = Some(count(found?.raw, decimals)?.saturating_add(sum.unwrap_or(0)));
+                    }
+                }
+                sum
+            }
         }
     }
+}
+
+/// The members of an object under these keys; none of them where it is no object, or has one twice.
+fn pairs<'a>(raw: &'a str, keys: &[&'static str]) -> Vec<(&'static str, Option<Found<'a>>)> {
+    let mut found = vec![None; keys.len()];
+    let is_read = json_scan::members(raw, keys, &mut found).is_ok();
+    let found = found.into_iter().map(|found| found.filter(|_| is_read));
+    keys.iter().copied().zip(found).collect()
 }
 
 /// A count; with decimals, rounded up.

@@ -98,14 +98,16 @@ impl Values {
     }
 
     fn keep(&mut self, head: &[u8], is_whole: bool, sink: &mut impl FnMut(Value<'_>)) {
+        let length = self.object.len().saturating_add(head.len());
         if self.is_opaque {
             sink(Value::Unread(head.len()));
-        } else if is_whole && self.object.is_empty() {
-            sink(Value::Object(head));
-        } else if self.object.len().saturating_add(head.len()) > self.max_object_bytes {
-            sink(Value::Unread(self.object.len().saturating_add(head.len())));
+        } else if length > self.max_object_bytes {
+            // Also where it came in one piece: what is read must not depend on where the stream was cut.
+            sink(Value::Unread(length));
             self.object = Vec::new();
             self.is_opaque = true;
+        } else if is_whole && self.object.is_empty() {
+            sink(Value::Object(head));
         } else {
             self.object.extend_from_slice(head);
             if is_whole {
@@ -162,6 +164,10 @@ mod tests {
         assert_eq!(collect(9, &[b"nope \"x\" {\"a\":1} {\"cut\""]), (vec!["{\"a\":1}".to_owned()], 7 + 6));
         let (objects, unread) = collect(9, &[b"{\"long\":", b"\"1234\"}", b"{\"b\":", b"2}"]);
         assert_eq!((objects, unread), (vec!["{\"b\":2}".to_owned()], 15));
+        for size in 1..=15 {
+            let parts: Vec<&[u8]> = b"{\"b\":2}{\"long\":1}".chunks(size).collect();
+            assert_eq!(collect(9, &parts), (vec!["{\"b\":2}".to_owned()], 10), "chunks of {size}");
+        }
         let deep = "[".repeat(100_000);
         assert_eq!(collect(9, &[b"{\"a\":", deep.as_bytes()]), (Vec::new(), 100_005));
     }

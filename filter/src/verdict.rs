@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use purser_protocol::{MARKER_VALUE, Verdict};
+use purser_protocol::{MARKER_VALUE, Payer, Verdict};
 use uuid::Uuid;
 
+use crate::config::is_name;
 use crate::replies;
 use crate::rewrite;
 
@@ -52,6 +53,26 @@ pub enum Failure {
     NotAVerdict,
 }
 
+impl Failure {
+    /// The kinds of causes, as labels.
+    pub const CAUSES: [&str; 6] =
+        ["not_sent", "broken_off", "timeout", "unreachable", "status", "not_a_verdict"];
+
+    /// The place of its kind in [`Failure::CAUSES`].
+    #[must_use]
+    pub const fn cause(self) -> usize {
+        match self {
+            Self::NotSent => 0,
+            Self::BrokenOff => 1,
+            // What the proxy itself answers for a backend that is too slow, or that it can't reach.
+            Self::Status(504) => 2,
+            Self::Status(502 | 503) => 3,
+            Self::Status(_) => 4,
+            Self::NotAVerdict => 5,
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -77,13 +98,29 @@ pub fn read(answer: CalloutAnswer<'_>, hold_id: Uuid) -> Outcome {
 fn decided(answer: CalloutAnswer<'_>, hold_id: Uuid) -> Outcome {
     let response =
         replies::hold(answer.body).filter(|response| answer.is_backends() && response.hold_id == hold_id);
-    match response.map(|response| response.verdict) {
+    let verdict = response.map(|response| response.verdict);
+    let payer = match &verdict {
+        Some(Verdict::Allow(allow)) => allow.payer.as_ref(),
+        Some(Verdict::Deny(deny)) => deny.payer.as_ref(),
+        None => None,
+    };
+    match &verdict {
+        _ if !payer.is_none_or(is_sound_payer) => return Outcome::Failed(Failure::NotAVerdict),
         Some(Verdict::Allow(allow)) if !allow.rewrite.as_ref().is_none_or(rewrite::is_sound) => {
-            Outcome::Failed(Failure::NotAVerdict)
+            return Outcome::Failed(Failure::NotAVerdict);
         }
+        _ => {}
+    }
+    match verdict {
         Some(verdict) => Outcome::Decided(verdict),
         None => Outcome::Failed(Failure::NotAVerdict),
     }
+}
+
+/// Whether a payer that was looked up can be charged.
+fn is_sound_payer(payer: &Payer) -> bool {
+    let names = [payer.team.as_deref(), payer.user.as_deref()];
+    is_name(&payer.org) && names.into_iter().flatten().all(is_name)
 }
 
 #[cfg(test)]
@@ -116,6 +153,8 @@ mod tests {
             (Some("2"), body.as_str()),
             (Some("1"), &allow("01923456-789a-7fff-bfff-fffffffffffe", "")),
             (Some("1"), &allow(ID, r#","rewrite":{"model":""}"#)),
+            (Some("1"), &allow(ID, r#","payer":{"org":""}"#)),
+            (Some("1"), &allow(ID, r#","payer":{"org":"a","team":"\n"}"#)),
             (Some("1"), "{}"),
             (Some("1"), ""),
             (Some("1"), r#"{"verdict":"maybe"}"#),

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::Api;
+
 /// Who pays: the place in org → team → user. Names are opaque, case-sensitive, at most
 /// [`crate::MAX_NAME_BYTES`] bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,86 +64,6 @@ impl ClaimKind {
             Self::SpiffeId => "spiffe_id",
             Self::Namespace => "namespace",
             Self::Other => "other",
-        }
-    }
-}
-
-/// The API a call speaks. Decides how its usage reads and which shape a denial has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Api {
-    /// OpenAI Chat Completions, `POST /v1/chat/completions`; also as Azure, Mistral, DeepSeek, OpenRouter, vLLM
-    /// and Gemini's compatible path speak it.
-    OpenaiChat,
-    /// OpenAI Responses, `POST /v1/responses`.
-    OpenaiResponses,
-    /// OpenAI Completions, the older API: `POST /v1/completions`.
-    OpenaiCompletions,
-    /// OpenAI Embeddings, `POST /v1/embeddings`.
-    OpenaiEmbeddings,
-    /// OpenAI Images: generations, edits and variations.
-    OpenaiImages,
-    /// OpenAI Audio: speech, transcriptions and translations.
-    OpenaiAudio,
-    /// OpenAI Batches, `POST /v1/batches`: the work is in a file, its usage never comes on the call.
-    OpenaiBatches,
-    /// Anthropic Messages, `POST /v1/messages`, also on Vertex.
-    AnthropicMessages,
-    /// Anthropic Message Batches: usage never comes on the call.
-    AnthropicBatches,
-    /// Gemini `generateContent` and `streamGenerateContent`, on AI Studio and Vertex.
-    GeminiGenerate,
-    /// Bedrock `Converse` and `ConverseStream`.
-    BedrockConverse,
-    /// Bedrock `InvokeModel`, with and without a stream: the vendor's own JSON.
-    BedrockInvoke,
-    /// Cohere Chat, `POST /v2/chat`.
-    CohereChat,
-    /// Rerank, as Cohere and those who copy it have it.
-    Rerank,
-    /// Ollama's own `POST /api/chat` and `/api/generate`.
-    Ollama,
-}
-
-impl Api {
-    /// Every API.
-    pub const ALL: [Self; 15] = [
-        Self::OpenaiChat,
-        Self::OpenaiResponses,
-        Self::OpenaiCompletions,
-        Self::OpenaiEmbeddings,
-        Self::OpenaiImages,
-        Self::OpenaiAudio,
-        Self::OpenaiBatches,
-        Self::AnthropicMessages,
-        Self::AnthropicBatches,
-        Self::GeminiGenerate,
-        Self::BedrockConverse,
-        Self::BedrockInvoke,
-        Self::CohereChat,
-        Self::Rerank,
-        Self::Ollama,
-    ];
-
-    /// The name on the wire and in the ledger.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::OpenaiChat => "openai_chat",
-            Self::OpenaiResponses => "openai_responses",
-            Self::OpenaiCompletions => "openai_completions",
-            Self::OpenaiEmbeddings => "openai_embeddings",
-            Self::OpenaiImages => "openai_images",
-            Self::OpenaiAudio => "openai_audio",
-            Self::OpenaiBatches => "openai_batches",
-            Self::AnthropicMessages => "anthropic_messages",
-            Self::AnthropicBatches => "anthropic_batches",
-            Self::GeminiGenerate => "gemini_generate",
-            Self::BedrockConverse => "bedrock_converse",
-            Self::BedrockInvoke => "bedrock_invoke",
-            Self::CohereChat => "cohere_chat",
-            Self::Rerank => "rerank",
-            Self::Ollama => "ollama",
         }
     }
 }

@@ -7,13 +7,15 @@
 //! fields are only added, with a default, so that replicas and filters roll in any order. Readers
 //! ignore fields they don't know. Golden files in `protocol/golden/` pin the JSON.
 
+mod api;
 mod hold;
 mod money;
 mod settlement;
 
+pub use api::Api;
 pub use hold::{
-    Allow, Api, Call, Claim, ClaimKind, DeniedBudget, Deny, DenyReason, HoldRequest, HoldResponse, Lookup,
-    Payer, Rewrite, Size, Tier, TierRemaining, Verdict, Warning, Window,
+    Allow, Call, Claim, ClaimKind, DeniedBudget, Deny, DenyReason, HoldRequest, HoldResponse, Lookup, Payer,
+    Rewrite, Size, Tier, TierRemaining, Verdict, Warning, Window,
 };
 pub use money::{ParseUsdError, format_usd, parse_usd};
 pub use settlement::{

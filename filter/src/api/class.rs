@@ -20,7 +20,7 @@ pub enum PathClass {
     Tuning,
     /// Stored vectors, caches and containers, which cost by time.
     Storage,
-    /// Embeddings in other shapes than OpenAI's.
+    /// Embeddings in shapes that nobody knows.
     Embeddings,
     /// Answers in other shapes: prediction, agents, interactions.
     Predictions,
@@ -82,7 +82,7 @@ impl PathClass {
             "videos" | "predictLongRunning" => Self::Videos,
             "fine_tuning" | "fine-tunes" | "tuningJobs" => Self::Tuning,
             "vector_stores" | "cachedContents" | "containers" => Self::Storage,
-            "embed" | "embeddings" | "embedContent" | "batchEmbedContents" => Self::Embeddings,
+            "embed" | "embeddings" | "asyncBatchEmbedContent" => Self::Embeddings,
             "predict" | "rawPredict" | "streamRawPredict" | "interactions" | "agents" | "async-invoke" => {
                 Self::Predictions
             }
@@ -121,10 +121,10 @@ impl Family {
             | Api::OpenaiAudio
             | Api::OpenaiBatches => Self::Openai,
             Api::AnthropicMessages | Api::AnthropicBatches => Self::Anthropic,
-            Api::GeminiGenerate => Self::Gemini,
+            Api::GeminiGenerate | Api::GeminiEmbed => Self::Gemini,
             Api::BedrockConverse | Api::BedrockInvoke => Self::Bedrock,
-            Api::CohereChat | Api::Rerank => Self::Cohere,
-            Api::Ollama => Self::Ollama,
+            Api::CohereChat | Api::CohereEmbed | Api::Rerank => Self::Cohere,
+            Api::Ollama | Api::OllamaEmbed => Self::Ollama,
         }
     }
 

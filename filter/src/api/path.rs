@@ -17,7 +17,8 @@ pub fn plain_segments(path: &[u8]) -> Vec<String> {
     segments
 }
 
-fn percent_decode(path: &[u8]) -> Vec<u8> {
+/// Bytes with their percent escapes resolved; what only looks like one stays.
+pub fn percent_decode(path: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path;
     while let Some((first, tail)) = rest.split_first() {

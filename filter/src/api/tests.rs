@@ -88,6 +88,12 @@ fn each_path_has_its_api() {
         ("/v2/rerank", Api::Rerank, None, None),
         ("/api/chat", Api::Ollama, None, None),
         ("/api/generate", Api::Ollama, None, None),
+        ("/api/embed", Api::OllamaEmbed, None, None),
+        ("/api/embeddings", Api::OllamaEmbed, None, None),
+        ("/v1/embed", Api::CohereEmbed, None, None),
+        ("/v2/embed", Api::CohereEmbed, None, None),
+        ("/v1beta/models/g:embedContent", Api::GeminiEmbed, Some("g"), None),
+        ("/v1beta/models/g:batchEmbedContents", Api::GeminiEmbed, Some("g"), None),
     ] {
         let Recognised::Metered(route) = posted(path) else { panic!("{path}") };
         assert_eq!((route.api, route.model.as_deref(), route.stream), (api, model, stream), "{path}");
@@ -124,14 +130,17 @@ fn what_is_not_metered_has_one_of_a_few_labels() {
         ("/v1/fine_tuning/jobs", PathClass::Tuning),
         ("/v1beta/cachedContents", PathClass::Storage),
         ("/v1/vector_stores/v/files", PathClass::Storage),
-        ("/v2/embed", PathClass::Embeddings),
-        ("/api/embeddings", PathClass::Embeddings),
-        ("/v1beta/models/g:batchEmbedContents", PathClass::Embeddings),
+        ("/embed", PathClass::Embeddings),
+        ("/v1beta/models/g:asyncBatchEmbedContent", PathClass::Embeddings),
+        // Cohere's, and of others nobody knows what it is.
+        ("/v1/chat", PathClass::Other),
         ("/v1/projects/p/publishers/meta/models/m:rawPredict", PathClass::Predictions),
         ("/v1/anything", PathClass::Other),
     ] {
         assert_eq!(posted(path), Recognised::Unknown(class), "{path}");
     }
+    let older = of(&[(":method", "POST"), (":path", "/v1/chat")], Dialect::Cohere);
+    assert_eq!(older, Recognised::Metered(Route::new(Api::CohereChat, Dialect::Cohere)));
     for (index, class) in PathClass::ALL.into_iter().enumerate() {
         assert_eq!(class.index(), index, "{}", class.as_str());
     }

@@ -30,7 +30,7 @@ const RESERVED_HEADERS: [&str; 8] = [
 ];
 
 impl Text {
-    const fn expected(self) -> &'static str {
+    pub const fn expected(self) -> &'static str {
         match self {
             Self::Name => "a text of 1 to 256 bytes without control characters",
             Self::Token => "at least 16 visible ASCII characters",
@@ -38,7 +38,7 @@ impl Text {
         }
     }
 
-    fn accepts(self, text: &str) -> bool {
+    pub fn accepts(self, text: &str) -> bool {
         match self {
             Self::Name => is_name(text),
             Self::Token => (16..=4096).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()),
@@ -96,6 +96,34 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The field as it stands there, whatever it is.
+    pub fn any(&mut self, name: &'static str) -> Option<&'a Value> {
+        self.take(name)
+    }
+
+    /// The path of a field, for [`Fields::of`] and [`Fields::mistake_at`].
+    pub fn path_of(&self, name: &str) -> String {
+        join(&self.path, name)
+    }
+
+    /// The fields of an object that stands at `path`; none when it is no object, which is a mistake.
+    pub fn of<'s>(&'s mut self, path: String, value: &'s Value) -> Fields<'s> {
+        if !value.is_object() {
+            self.mistake_at(&path, &format!("expected an object, got {}", shown(value)));
+        }
+        Fields { path, values: value.as_object(), known: Vec::new(), mistakes: self.mistakes }
+    }
+
+    /// Whether the object has a field.
+    pub fn has(&self, name: &str) -> bool {
+        self.values.is_some_and(|values| values.contains_key(name))
+    }
+
+    /// How many fields the object has; nothing when it is no object.
+    pub fn len(&self) -> Option<usize> {
+        self.values.map(Map::len)
+    }
+
     pub fn is_object(&self, name: &str) -> bool {
         self.values.and_then(|values| values.get(name)).is_some_and(Value::is_object)
     }
@@ -108,10 +136,6 @@ impl<'a> Fields<'a> {
             self.missing(name, text.expected());
         }
         String::new()
-    }
-
-    pub fn text(&mut self, name: &'static str, text: Text, default: &str) -> String {
-        self.optional_text(name, text).unwrap_or_else(|| default.to_owned())
     }
 
     pub fn optional_text(&mut self, name: &'static str, text: Text) -> Option<String> {
@@ -145,6 +169,18 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// `true` or `false`.
+    pub fn flag(&mut self, name: &'static str, default: bool) -> bool {
+        match self.take(name) {
+            None => default,
+            Some(Value::Bool(flag)) => *flag,
+            Some(other) => {
+                self.wrong(name, "true or false", &shown(other));
+                default
+            }
+        }
+    }
+
     /// One of a few words.
     pub fn choice<T: Copy>(&mut self, name: &'static str, default: T, words: &[(&str, T)]) -> T {
         let Some(value) = self.take(name) else {
@@ -170,7 +206,8 @@ impl<'a> Fields<'a> {
 
     /// A mistake of the object as a whole.
     pub fn mistake(&mut self, problem: &str) {
-        self.mistakes.push(Mistake { path: self.path.clone(), problem: problem.to_owned() });
+        let path = self.path.clone();
+        self.mistake_at(&path, problem);
     }
 
     /// Reports the fields that nothing asked for.
@@ -186,12 +223,15 @@ impl<'a> Fields<'a> {
     }
 
     fn take(&mut self, name: &'static str) -> Option<&'a Value> {
-        self.known.push(name);
+        if !self.known.contains(&name) {
+            self.known.push(name);
+        }
         self.values?.get(name)
     }
 
-    fn path_of(&self, name: &str) -> String {
-        join(&self.path, name)
+    /// A mistake at another place.
+    pub fn mistake_at(&mut self, path: &str, problem: &str) {
+        self.mistakes.push(Mistake { path: path.to_owned(), problem: problem.to_owned() });
     }
 
     fn wrong(&mut self, name: &str, expected: &str, got: &str) {
@@ -213,7 +253,7 @@ fn join(path: &str, name: &str) -> String {
 }
 
 /// A value for a message, cut to a readable length.
-fn shown(value: &Value) -> String {
+pub fn shown(value: &Value) -> String {
     let text = serde_json::to_string(value).unwrap_or_default();
     if text.chars().count() <= 64 {
         return text;

@@ -1,6 +1,9 @@
 //! The filter's configuration: JSON, read once, every mistake reported with its path.
 
 mod fields;
+mod identity;
+mod options;
+mod sources;
 
 use std::fmt;
 
@@ -8,6 +11,9 @@ use purser_protocol::{MAX_BATCH_ITEMS, MAX_NAME_BYTES, Payer};
 use serde_json::Value;
 
 use fields::{Fields, Text};
+pub use identity::{Identity, LookupBy};
+pub use options::{AnswerHeaders, Denials};
+pub use sources::{Source, SpiffePart};
 
 /// A configuration without mistakes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,9 +24,9 @@ pub struct Config {
     pub provider: String,
     /// What the provider speaks, where the paths of several look alike.
     pub dialect: Dialect,
-    /// Headers, set by a trusted hop, that say who pays. Always removed before a request goes out.
+    /// Where it stands who pays, and what the cost is tagged with.
     pub identity: Identity,
-    /// What happens to a metered call that names no org.
+    /// What happens to a metered call of which nothing names the org.
     pub unidentified: Unidentified,
     /// What happens to a metered call when the backend gives no verdict.
     pub failure_mode: FailureMode,
@@ -34,6 +40,12 @@ pub struct Config {
     pub max_metered_body_bytes: usize,
     /// Bounds of the settlements that wait to be sent.
     pub outbox: OutboxLimits,
+    /// What refusals tell, and how long they are repeated without asking.
+    pub denials: Denials,
+    /// What answers that came through tell of budgets.
+    pub headers: AnswerHeaders,
+    /// Most counters of tokens by model and team; what comes beyond counts as `other`.
+    pub max_series: usize,
 }
 
 /// How to reach the backend.
@@ -62,17 +74,6 @@ impl fmt::Debug for Backend {
             .field("renew_interval_s", &self.renew_interval_s)
             .finish_non_exhaustive()
     }
-}
-
-/// Names of the headers that say who pays, in lower case.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The org.
-    pub org_header: String,
-    /// The team.
-    pub team_header: String,
-    /// The user.
-    pub user_header: String,
 }
 
 /// What happens to a metered call that names no org.
@@ -218,7 +219,7 @@ impl Config {
             backend,
             dialect: root.choice("dialect", Dialect::of_provider(&provider), &Dialect::WORDS),
             provider,
-            identity: identity(&mut root),
+            identity: identity::read(&mut root),
             unidentified: unidentified(&mut root),
             failure_mode: root.choice(
                 "failure_mode",
@@ -238,7 +239,13 @@ impl Config {
             max_request_body_bytes: root.size("max_request_body_bytes", 1024..=MAX_BYTES, 16 << 20),
             max_metered_body_bytes: root.size("max_metered_body_bytes", 1024..=MAX_BYTES, 8 << 20),
             outbox: outbox(&mut root),
+            denials: options::denials(&mut root),
+            headers: options::headers(&mut root),
+            max_series: options::max_series(&mut root),
         };
+        if !config.identity.can_name_anybody() && config.unidentified == Unidentified::Deny {
+            root.mistake_at("identity.org", "expected a source, a lookup, or a payer in unidentified");
+        }
         root.finish();
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
     }
@@ -255,27 +262,6 @@ fn backend(root: &mut Fields<'_>) -> Backend {
     };
     fields.finish();
     backend
-}
-
-fn identity(root: &mut Fields<'_>) -> Identity {
-    let mut fields = root.section("identity", false);
-    let mut header = |name: &'static str, default: &str| {
-        let mut section = fields.section(name, false);
-        let header = section.text("header", Text::Header, default);
-        section.finish();
-        header
-    };
-    let identity = Identity {
-        org_header: header("org", "x-budget-org"),
-        team_header: header("team", "x-budget-team"),
-        user_header: header("user", "x-budget-user"),
-    };
-    let (org, team, user) = (&identity.org_header, &identity.team_header, &identity.user_header);
-    if org == team || org == user || team == user {
-        fields.mistake("expected three different headers");
-    }
-    fields.finish();
-    identity
 }
 
 fn unidentified(root: &mut Fields<'_>) -> Unidentified {

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -13,7 +15,15 @@ const FULL: &str = r#"{
     "unidentified":{"org":"demo","user":"u"},
     "failure_mode":"closed","unknown_api":"allow","unreadable_request":"pass",
     "max_request_body_bytes":1024,"max_metered_body_bytes":2048,
-    "outbox":{"max_bytes":65536,"batch_items":256,"flush_interval_ms":3}}"#;
+    "outbox":{"max_bytes":65536,"batch_items":256,"flush_interval_ms":3},
+    "lookup":["spiffe_id"],"tags":{"project":[{"constant":"p"}]},
+    "denials":{"amounts":"hide","cache_ms":0},
+    "headers":{"remaining":false,"warnings":false,"ratelimit":true},
+    "metrics":{"max_series":7}}"#;
+
+fn header(name: &str) -> Vec<Source> {
+    vec![Source::Header(name.to_owned())]
+}
 
 fn mistakes(json: &str) -> String {
     Config::parse(json.as_bytes()).unwrap_err().to_string()
@@ -33,9 +43,12 @@ fn what_is_not_said_has_a_default() {
         provider: "openai".to_owned(),
         dialect: Dialect::Openai,
         identity: Identity {
-            org_header: "x-budget-org".to_owned(),
-            team_header: "x-budget-team".to_owned(),
-            user_header: "x-budget-user".to_owned(),
+            org: header("x-budget-org"),
+            team: header("x-budget-team"),
+            user: header("x-budget-user"),
+            lookup: Vec::new(),
+            tags: BTreeMap::new(),
+            stripped: ["x-budget-org", "x-budget-team", "x-budget-user"].map(str::to_owned).to_vec(),
         },
         unidentified: Unidentified::Deny,
         failure_mode: FailureMode::Open,
@@ -44,6 +57,9 @@ fn what_is_not_said_has_a_default() {
         max_request_body_bytes: 16_777_216,
         max_metered_body_bytes: 8_388_608,
         outbox: OutboxLimits { max_bytes: 8_388_608, batch_items: 128, flush_interval_ms: 50 },
+        denials: Denials { show_amounts: true, cache_ms: 1_000 },
+        headers: AnswerHeaders { remaining: true, warnings: true, ratelimit: false },
+        max_series: 200,
     };
     assert_eq!(config, expected);
     assert!(!format!("{config:?}").contains("0123456789abcdef"));
@@ -55,7 +71,14 @@ fn everything_can_be_said() {
     assert_eq!(config.backend.hold_timeout_ms, 1);
     assert_eq!(config.backend.settle_timeout_ms, 2);
     assert_eq!(config.backend.renew_interval_s, 3);
-    assert_eq!(config.identity.user_header, "x-u");
+    assert_eq!(config.identity.user, header("x-u"));
+    assert_eq!(config.identity.lookup, [LookupBy::SpiffeId]);
+    assert_eq!(config.identity.tags["project"], [Source::Constant("p".to_owned())]);
+    let stripped = ["x-budget-org", "x-budget-team", "x-budget-user", "x-o", "x-t", "x-u"];
+    assert_eq!(config.identity.stripped, stripped);
+    assert_eq!(config.denials, Denials { show_amounts: false, cache_ms: 0 });
+    assert_eq!(config.headers, AnswerHeaders { remaining: false, warnings: false, ratelimit: true });
+    assert_eq!(config.max_series, 7);
     assert_eq!(
         config.unidentified,
         Unidentified::Payer(Payer { org: "demo".to_owned(), team: None, user: Some("u".to_owned()) })
@@ -113,7 +136,11 @@ fn each_mistake_names_its_path() {
         ),
         ("/provider", "null", format!("provider: expected {name}, got null")),
         ("/identity", "[]", "identity: expected an object, got []".to_owned()),
-        ("/identity/org", "\"x-org\"", "identity.org: expected an object, got \"x-org\"".to_owned()),
+        (
+            "/identity/org",
+            "\"x-org\"",
+            "identity.org: expected an object or a list of objects, got \"x-org\"".to_owned(),
+        ),
         (
             "/identity/org/header",
             "\"X-Org\"",
@@ -161,6 +188,22 @@ fn each_mistake_names_its_path() {
             "{}",
             "max_metered_body_bytes: expected an integer from 1024 to 268435456, got {}".to_owned(),
         ),
+        (
+            "/denials/amounts",
+            "\"no\"",
+            "denials.amounts: expected \"show\" or \"hide\", got \"no\"".to_owned(),
+        ),
+        (
+            "/denials/cache_ms",
+            "60001",
+            "denials.cache_ms: expected an integer from 0 to 60000, got 60001".to_owned(),
+        ),
+        ("/headers/remaining", "1", "headers.remaining: expected true or false, got 1".to_owned()),
+        (
+            "/metrics/max_series",
+            "-1",
+            "metrics.max_series: expected an integer from 0 to 10000, got -1".to_owned(),
+        ),
         ("/outbox", "1", "outbox: expected an object, got 1".to_owned()),
         (
             "/outbox/max_bytes",
@@ -200,8 +243,9 @@ fn all_mistakes_are_told_at_once() {
         "unidentified.orgs: unknown field, expected one of org, team, user",
         "failure_mode: expected \"open\" or \"closed\", got \"maybe\"",
         "outbox.size: unknown field, expected one of max_bytes, batch_items, flush_interval_ms",
-        "extra: unknown field, expected one of backend, provider, dialect, identity, unidentified, failure_mode, \
-         unknown_api, unreadable_request, max_request_body_bytes, max_metered_body_bytes, outbox",
+        "extra: unknown field, expected one of backend, provider, dialect, identity, lookup, tags, unidentified, \
+         failure_mode, unknown_api, unreadable_request, max_request_body_bytes, max_metered_body_bytes, outbox, \
+         denials, headers, metrics",
     ];
     assert_eq!(found.lines().collect::<Vec<_>>(), expected);
     assert_eq!(

@@ -218,11 +218,11 @@ apis! {
     openai_completions_and_embeddings: "openai_completions/" "openai_embeddings/";
     openai_images_audio_and_batches: "openai_images/" "openai_audio/" "openai_batches/";
     anthropic: "anthropic_messages/" "anthropic_batches/";
-    gemini: "gemini_generate/";
+    gemini: "gemini_generate/" "gemini_embed/";
     bedrock_converse: "bedrock_converse/";
     bedrock_invoke: "bedrock_invoke/";
-    cohere_and_rerank: "cohere_chat/" "rerank/";
-    ollama: "ollama/";
+    cohere_and_rerank: "cohere_chat/" "cohere_embed/" "rerank/";
+    ollama: "ollama/" "ollama_embed/";
 }
 
 /// `bytes` with a few of them changed, taken out or doubled.

@@ -5,7 +5,11 @@ use crate::json_scan::{self, Found};
 use crate::meter::Reading;
 use crate::usage;
 
+/// Tiers, speeds and places that cost what the list says.
+const USUAL: [&str; 3] = ["standard", "global", "not_available"];
+
 /// One event of a stream.
+#[inline(never)]
 pub fn event(text: &str, reading: &mut Reading) -> Read {
     let [kind, message, delta, usage, block] =
         json_scan::object(text, &["type", "message", "delta", "usage", "content_block"])
@@ -42,6 +46,7 @@ pub fn event(text: &str, reading: &mut Reading) -> Read {
 }
 
 /// A whole answer.
+#[inline(never)]
 pub fn answer(text: &str, reading: &mut Reading) -> Read {
     let content = members(text, reading)?;
     reading.add_text(content.as_ref());
@@ -60,8 +65,10 @@ fn members<'a>(raw: &'a str, reading: &mut Reading) -> Result<Option<Found<'a>>,
 
 fn add_usage(raw: &str, reading: &mut Reading) {
     reading.add_usage(raw, &usage::ANTHROPIC);
-    let Ok([tier, speed]) = json_scan::object(raw, &["service_tier", "speed"]) else { return };
-    reading.add_tier(tier.as_ref());
-    // A speed has a price of its own, whatever the tier.
-    reading.add_tier(speed.as_ref().filter(|speed| speed.raw != "\"standard\""));
+    let Ok(told) = json_scan::object(raw, &["service_tier", "speed", "inference_geo"]) else { return };
+    reading.add_tier(told.first().and_then(Option::as_ref));
+    // Speed and place have prices of their own, whatever the tier.
+    let names = told.into_iter().flatten().filter_map(|found| json_scan::string(found.raw));
+    let special: Vec<String> = names.filter(|name| !USUAL.contains(&name.as_str())).collect();
+    reading.set_tier(special.join("+"));
 }

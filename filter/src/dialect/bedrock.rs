@@ -9,6 +9,7 @@ use crate::meter::Reading;
 use crate::usage;
 
 /// An event of `ConverseStream`, named by its frame, or a whole answer of `Converse`.
+#[inline(never)]
 pub fn converse(kind: Option<&str>, text: &str, reading: &mut Reading) -> Read {
     let keys = ["usage", "output", "delta", "start", "serviceTier"];
     let [usage, output, delta, start, tier] = json_scan::object(text, &keys).map_err(|_| NotReadable)?;
@@ -83,6 +84,7 @@ pub fn invoke_event(text: &str, reading: &mut Reading) -> Read {
 }
 
 /// Text where other vendors have it.
+#[inline(never)]
 fn other_text(text: &str, reading: &mut Reading) {
     if let Ok(found) =
         json_scan::object(text, &["generation", "outputText", "completion", "outputs", "results"])

@@ -25,7 +25,10 @@ pub fn part(text: &str, reading: &mut Reading) -> Read {
             && let Ok([Some(queries)]) = json_scan::object(grounding.raw, &["webSearchQueries"])
             && let Some((count, _)) = json_scan::count_elements(queries.raw)
         {
-            reading.set_units("web_search_queries", count);
+            // Of its first generations each answer that was looked up is billed, since then each query.
+            let model = reading.answered_model.as_deref().unwrap_or_default();
+            let is_by_answer = ["gemini-1", "gemini-2"].iter().any(|start| model.starts_with(start));
+            reading.set_units("web_search_requests", if is_by_answer { count.min(1) } else { count });
         }
     }
     if let Some(usage) = usage {
@@ -33,6 +36,11 @@ pub fn part(text: &str, reading: &mut Reading) -> Read {
         if let Ok([tier, traffic]) = json_scan::object(usage.raw, &["serviceTier", "trafficType"]) {
             reading.add_tier(traffic.as_ref());
             reading.add_tier(tier.as_ref());
+            // Vertex calls its tiers by longer names.
+            let short = reading.service_tier.as_deref().and_then(|name| name.strip_prefix("ON_DEMAND_"));
+            if let Some(short) = short.map(str::to_ascii_lowercase) {
+                reading.set_tier(short);
+            }
         }
     }
     if ends {

@@ -7,14 +7,35 @@ use crate::json_scan;
 use crate::meter::Reading;
 use crate::usage;
 
-/// A whole answer of embeddings.
+/// A whole answer of embeddings, by whomever: each has its own place for the usage.
 pub fn embeddings(text: &str, reading: &mut Reading) -> Read {
-    let [id, model, usage] = json_scan::object(text, &["id", "model", "usage"]).map_err(|_| NotReadable)?;
+    let keys = ["id", "model", "usage", "usageMetadata", "meta", "prompt_eval_count"];
+    let [id, model, usage, of_gemini, of_cohere, of_ollama] =
+        json_scan::object(text, &keys).map_err(|_| NotReadable)?;
     reading.add_names(model.as_ref(), id.as_ref());
     if let Some(usage) = usage {
         reading.add_usage(usage.raw, &usage::EMBEDDINGS);
     }
+    if let Some(usage) = of_gemini {
+        reading.add_usage(usage.raw, &usage::GEMINI);
+    }
+    if let Some(meta) = of_cohere {
+        add_billed(meta.raw, reading);
+    }
+    if let Some(count) = of_ollama {
+        reading.add_usage(&format!("{{\"prompt_tokens\":{}}}", count.raw), &usage::EMBEDDINGS);
+    }
     Ok(())
+}
+
+/// What Cohere bills.
+#[inline(never)]
+pub fn add_billed(meta: &str, reading: &mut Reading) {
+    reading.add_usage(meta, &usage::COHERE);
+    // Billed by the piece: no tokens are told, and none are owed.
+    if reading.has_units("search_units") || reading.has_units("input_images") {
+        reading.usage = Some(reading.usage.unwrap_or_default());
+    }
 }
 
 /// A whole answer with images, or an event of a stream of them.

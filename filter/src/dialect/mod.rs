@@ -24,6 +24,7 @@ use crate::meter::Reading;
 pub struct Reader {
     api: Api,
     dialect: Dialect,
+    is_speech: bool,
 }
 
 /// The member at the top of a JSON object is not what it should be.
@@ -37,13 +38,20 @@ impl Reader {
     /// The reader for a route's answers.
     #[must_use]
     pub const fn new(route: &Route) -> Self {
-        Self { api: route.api, dialect: route.dialect }
+        Self { api: route.api, dialect: route.dialect, is_speech: route.is_speech }
     }
 
     /// Whether a stream comes as JSON values one after the other, without events.
     #[must_use]
     pub const fn streams_values(self) -> bool {
-        matches!(self.api, Api::GeminiGenerate | Api::Ollama)
+        matches!(self.api, Api::GeminiGenerate | Api::Ollama | Api::CohereChat)
+    }
+
+    /// Whether an answer of this type is sound, whose cost follows from its request: it tells no tokens,
+    /// and none are owed.
+    #[must_use]
+    pub fn is_sound(self, media_type: Option<&str>) -> bool {
+        self.is_speech && media_type.is_some_and(|name| name.starts_with("audio/"))
     }
 
     /// Whether an event may be large: it carries the whole answer, or an image.
@@ -58,6 +66,9 @@ impl Reader {
         matches!(
             self.api,
             Api::OpenaiEmbeddings
+                | Api::GeminiEmbed
+                | Api::CohereEmbed
+                | Api::OllamaEmbed
                 | Api::OpenaiImages
                 | Api::OpenaiAudio
                 | Api::Rerank
@@ -120,7 +131,9 @@ impl Reader {
             Api::CohereChat => cohere::chat(text, reading),
             Api::Rerank => cohere::rerank(text, reading),
             Api::Ollama => ollama::part(text, reading),
-            Api::OpenaiEmbeddings => media::embeddings(text, reading),
+            Api::OpenaiEmbeddings | Api::GeminiEmbed | Api::CohereEmbed | Api::OllamaEmbed => {
+                media::embeddings(text, reading)
+            }
             Api::OpenaiImages => media::images(text, is_whole, reading),
             Api::OpenaiAudio => media::audio(text, reading),
             Api::OpenaiBatches | Api::AnthropicBatches => media::batch(text, reading),

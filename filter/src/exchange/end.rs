@@ -62,6 +62,14 @@ impl Exchange {
             State::Sent(sent) if never_left(&sent, end) => Some(SettlementItem::Void(sent.pending.void())),
             State::Sent(sent) => {
                 let (settlement, was_read) = settlement(*sent, end);
+                if settlement.usage_quality != UsageQuality::None {
+                    self.line.usage = Some(settlement.usage);
+                    self.note(Note::Used {
+                        model: settlement.call.model.clone(),
+                        team: settlement.payer.team.clone(),
+                        usage: settlement.usage,
+                    });
+                }
                 if !was_read {
                     self.note(Note::UnreadAnswer);
                 }
@@ -104,10 +112,10 @@ fn settlement(sent: Sent, end: End) -> (Settlement, bool) {
     let started_at_unix_ms = sent.pending.started_at_unix_ms;
     let settlement = Settlement {
         hold_id: sent.pending.hold_id,
-        payer: sent.pending.payer,
-        lookup: None,
+        payer: sent.pending.caller.payer,
+        lookup: sent.pending.caller.lookup,
         call: sent.pending.call,
-        asked_model: None,
+        asked_model: sent.pending.asked_model,
         size: sent.pending.size,
         admission: sent.admission,
         answered_model: reading.answered_model,
@@ -119,7 +127,7 @@ fn settlement(sent: Sent, end: End) -> (Settlement, bool) {
         started_at_unix_ms: i64::try_from(started_at_unix_ms).unwrap_or(i64::MAX),
         duration_ms: end.now_unix_ms.saturating_sub(started_at_unix_ms),
         first_byte_ms: sent.first_byte_ms,
-        tags: BTreeMap::new(),
+        tags: sent.pending.tags,
         service_tier: reading.service_tier,
         units,
         reported_cost_nanousd: reading.reported_cost_nanousd,

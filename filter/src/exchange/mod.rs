@@ -8,29 +8,37 @@
 //! a hold or was denied, a void when nothing was sent upstream, and a settlement otherwise.
 
 mod end;
+mod granted;
+mod line;
+mod note;
 mod request;
 mod response;
+pub mod verdicts;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use purser_protocol::{Admission, Call, Payer, Size, Void};
+use purser_protocol::{Admission, Call, Size, Void};
 use uuid::Uuid;
 
 pub use end::{End, flags};
+pub use line::Line;
+pub use note::Note;
 pub use request::Arrival;
 
 use crate::answer::AnswerBody;
-use crate::api::{Family, PathClass, Route};
-use crate::config::{Config, Policy};
+use crate::api::{Family, Route};
+use crate::config::Config;
 use crate::denial::Reply;
 use crate::dialect::Reader;
+use crate::exhausted::Exhausted;
 use crate::headers::HeaderEdit;
+use crate::identity::{Caller, NoProxy, Proxy};
 use crate::live::{LiveHold, LiveHolds};
 use crate::pool::Pool;
-use crate::request::{BodyKind, CallRequest, Unreadable};
-use crate::rewrite::BodyRewrite;
+use crate::request::{BodyKind, CallRequest};
+use crate::rewrite::{BodyRewrite, ModelPath};
 use crate::strict::StrictPayers;
-use crate::verdict::Failure;
 
 /// What the host does next with the request.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,37 +69,6 @@ pub struct Forward {
     pub announces_length: bool,
 }
 
-/// Something to count and to log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
-    /// The backend allowed a call.
-    Allowed,
-    /// The backend denied a call.
-    Denied,
-    /// No verdict; the call went out.
-    FailedOpen(Failure),
-    /// No verdict; the call was refused.
-    FailedClosed(Failure),
-    /// The backend refused to decide, with this status; the call was refused.
-    BackendRejected(u16),
-    /// A request that may cost money and can't be metered: what its path is like, and whether it went
-    /// out.
-    UnknownApi(PathClass, Policy),
-    /// A request that wanted to leave HTTP was refused.
-    UpgradeRefused,
-    /// The verdict asks for a change that this request can't take; it went out without.
-    NotRewritten,
-    /// An answer could not be read and was settled from what was seen of it.
-    UnreadAnswer,
-    /// A metered call went out unmetered, for its body.
-    UnreadablePassed(Unreadable),
-    /// Too many calls are running: the hold of another one is not renewed any more and may expire.
-    RenewalDropped,
-    /// A metered call ended before any of its body came. When all do, the proxy lacks
-    /// `allow_on_headers_stop_iteration` and delivers no bodies while headers are held back.
-    NoBody,
-}
-
 /// What all exchanges of one worker share.
 #[derive(Debug)]
 pub struct Worker {
@@ -103,14 +80,25 @@ pub struct Worker {
     pub live: LiveHolds,
     /// The payers that are not let through without a verdict.
     pub strict: StrictPayers,
+    /// Refusals that are repeated without asking.
+    pub exhausted: Exhausted,
+    /// What the proxy knows of the stream that is being served.
+    pub proxy: Box<dyn Proxy>,
 }
 
 impl Worker {
-    /// A worker without calls.
+    /// A worker without calls, of a proxy that knows nothing but headers.
     #[must_use]
     pub fn new(config: Config, pool: Pool, strict: StrictPayers) -> Self {
         let live = LiveHolds::new(config.backend.renew_interval_s);
-        Self { config, pool, live, strict }
+        let exhausted = Exhausted::new(config.denials.cache_ms);
+        Self { config, pool, live, strict, exhausted, proxy: Box::new(NoProxy) }
+    }
+
+    /// The same in a proxy that knows more.
+    #[must_use]
+    pub fn in_proxy(self, proxy: Box<dyn Proxy>) -> Self {
+        Self { proxy, ..self }
     }
 }
 
@@ -122,6 +110,7 @@ pub struct Exchange {
     /// The shape of refusals that the request's sender understands.
     family: Family,
     notes: Vec<Note>,
+    line: Line,
 }
 
 #[derive(Debug)]
@@ -143,7 +132,9 @@ enum State {
 /// What is known before the body.
 #[derive(Debug)]
 struct Reading {
-    payer: Payer,
+    caller: Caller,
+    tags: BTreeMap<String, String>,
+    model_path: Option<ModelPath>,
     route: Route,
     kind: BodyKind,
     may_set_encoding: bool,
@@ -156,8 +147,13 @@ struct Reading {
 #[derive(Debug)]
 struct Pending {
     hold_id: Uuid,
-    payer: Payer,
+    caller: Caller,
+    tags: BTreeMap<String, String>,
     call: Call,
+    /// The model asked for, when another is called.
+    asked_model: Option<String>,
+    /// The path, where it names the model and may be changed.
+    model_path: Option<ModelPath>,
     size: Size,
     reader: Reader,
     request: CallRequest,
@@ -169,7 +165,8 @@ struct Pending {
 
 impl Pending {
     fn void(&self) -> Void {
-        Void { hold_id: self.hold_id, payer: self.payer.clone(), lookup: None }
+        let Caller { payer, lookup } = self.caller.clone();
+        Void { hold_id: self.hold_id, payer, lookup }
     }
 }
 
@@ -193,8 +190,14 @@ struct Sent {
 impl Exchange {
     /// A stream that has just begun.
     #[must_use]
-    pub const fn new(worker: Rc<Worker>) -> Self {
-        Self { worker, state: State::New, family: Family::Openai, notes: Vec::new() }
+    pub fn new(worker: Rc<Worker>) -> Self {
+        Self { worker, state: State::New, family: Family::Openai, notes: Vec::new(), line: Line::default() }
+    }
+
+    /// What the access log tells of it, as far as it is known by now.
+    #[must_use]
+    pub const fn line(&self) -> &Line {
+        &self.line
     }
 
     /// What has happened since the last call that is worth counting or a line in the log.

@@ -14,11 +14,13 @@ use crate::config::Config;
 use crate::exchange::Worker;
 use crate::headers::Headers;
 use crate::hostcalls::{self, Buffer, Level, Map};
+use crate::identity::Proxy;
 use crate::outbox::Outbox;
 use crate::pool::Pool;
+use crate::series::Series;
 use crate::strict::StrictPayers;
 use crate::verdict::CalloutAnswer;
-use counters::Counters;
+use counters::{Counters, OutboxView};
 
 /// Memory that all answers of one worker may use together for metering, bytes. The VM has 1 GiB.
 const METER_POOL_BYTES: usize = 256 << 20;
@@ -32,6 +34,22 @@ const LOG_PAUSE_MS: u64 = 1_000;
 thread_local! {
     /// Of all configurations of this VM, so that a new one forgets nobody.
     static STRICT_PAYERS: StrictPayers = StrictPayers::default();
+    /// The proxy keeps counters for ever, whatever configuration asked for them.
+    static SERIES: Series = Series::default();
+}
+
+/// The proxy, as its hostcalls show it.
+#[derive(Debug)]
+struct Envoy;
+
+impl Proxy for Envoy {
+    fn property(&self, path: &str) -> Option<Vec<u8>> {
+        hostcalls::property(path).ok()
+    }
+
+    fn now_unix_ms(&self) -> Option<u64> {
+        Some(hostcalls::now_unix_ms())
+    }
 }
 
 /// What a tick is for.
@@ -39,8 +57,8 @@ thread_local! {
 enum Tick {
     /// The outbox, and renewals with it.
     Outbox,
-    /// Renewals alone; it may be far off, so the outbox sets it anew.
-    Renewals,
+    /// Renewals, and reports of repeated denials; it may be far off, so what is due before it sets it anew.
+    Others,
 }
 
 /// What the root context and its streams share; they run on one thread.
@@ -52,27 +70,34 @@ struct Shared {
     counters: Counters,
     /// What the root's tick, if it is running, is for.
     tick: Cell<Option<Tick>>,
+    /// When it comes, milliseconds since the Unix epoch.
+    tick_unix_ms: Cell<u64>,
     last_log_unix_ms: Cell<u64>,
-    /// How many of the outbox's items the gauge counts.
-    shown_items: Cell<usize>,
+    /// What the gauges tell of the outbox.
+    shown: Cell<OutboxView>,
 }
 
 impl Shared {
     fn new(config: Config) -> Self {
         let strict = STRICT_PAYERS.try_with(Clone::clone).unwrap_or_default();
+        let series = SERIES.try_with(Clone::clone).unwrap_or_default();
+        let counters = Counters::define(series, config.max_series);
+        let outbox = RefCell::new(Outbox::new(config.outbox));
+        let worker = Worker::new(config, Pool::new(METER_POOL_BYTES), strict).in_proxy(Box::new(Envoy));
         Self {
-            outbox: RefCell::new(Outbox::new(config.outbox)),
-            worker: Rc::new(Worker::new(config, Pool::new(METER_POOL_BYTES), strict)),
-            counters: Counters::define(),
+            outbox,
+            worker: Rc::new(worker),
+            counters,
             tick: Cell::new(None),
+            tick_unix_ms: Cell::new(0),
             last_log_unix_ms: Cell::new(0),
-            shown_items: Cell::new(0),
+            shown: Cell::new(OutboxView::default()),
         }
     }
 
     /// Queues an item and sees to it that it goes out.
     fn settle(&self, item: &SettlementItem) {
-        let pushed = self.outbox.borrow_mut().push(item);
+        let pushed = self.outbox.borrow_mut().push(item, hostcalls::now_unix_ms());
         if pushed.is_err() {
             self.counters.outbox_dropped();
             let line = format!(
@@ -85,16 +110,22 @@ impl Shared {
         self.wake();
     }
 
-    /// Brings the gauge up to date with the outbox.
+    /// Brings the gauges up to date with the outbox.
     fn show_outbox(&self) {
-        let items = self.outbox.borrow().len();
-        self.show_items(items);
+        let now_unix_ms = hostcalls::now_unix_ms();
+        let outbox = self.outbox.borrow();
+        let view = OutboxView {
+            items: outbox.len(),
+            bytes: outbox.bytes(),
+            oldest_ms: outbox.oldest_ms(now_unix_ms),
+        };
+        drop(outbox);
+        self.show(view);
     }
 
-    /// Brings this outbox's part of the gauge to a number.
-    fn show_items(&self, items: usize) {
-        let before = self.shown_items.replace(items);
-        self.counters.outbox_items(before, items);
+    /// Brings this outbox's part of the gauges to a view.
+    fn show(&self, view: OutboxView) {
+        self.counters.outbox(self.shown.replace(view), view);
     }
 
     /// Starts the tick if there is something to send and nothing else will send it. A tick that is
@@ -109,9 +140,16 @@ impl Shared {
             let wait_ms = self.outbox.borrow().wait_ms(random);
             self.tick_in(Tick::Outbox, wait_ms);
         }
-        if self.tick.get().is_none() {
-            let wait_ms = self.worker.live.wait_ms(hostcalls::now_unix_ms());
-            self.tick_in(Tick::Renewals, wait_ms);
+        if self.tick.get() == Some(Tick::Outbox) {
+            return;
+        }
+        let now_unix_ms = hostcalls::now_unix_ms();
+        let waits = [self.worker.live.wait_ms(now_unix_ms), self.worker.exhausted.wait_ms(now_unix_ms)];
+        let Some(wait_ms) = waits.into_iter().flatten().min() else { return };
+        let due_unix_ms = now_unix_ms.saturating_add(u64::from(wait_ms));
+        if self.tick.get().is_none() || due_unix_ms < self.tick_unix_ms.get() {
+            self.tick_unix_ms.set(due_unix_ms);
+            self.tick_in(Tick::Others, Some(wait_ms));
         }
     }
 

@@ -6,6 +6,7 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 use purser_protocol::SETTLEMENTS_PATH;
 
+use super::counters::OutboxView;
 use super::stream::Stream;
 use super::{ReceivedAnswer, Shared, Tick};
 use crate::config::Config;
@@ -23,6 +24,8 @@ pub struct Root {
     token: Option<u32>,
     /// The batch of renewals under way.
     renewals_token: Option<u32>,
+    /// The batch of repeated denials under way.
+    denials_token: Option<u32>,
     /// The root is retired and has until then to send what it has, milliseconds since the epoch.
     drain_until_unix_ms: Option<u64>,
 }
@@ -52,6 +55,30 @@ impl Root {
         if self.renewals_token.is_none() {
             shared.counters.renewals(shared.worker.live.answered(None));
         }
+    }
+
+    /// Reports the denials that were repeated.
+    fn report_denials(&mut self, shared: &Shared) {
+        let exhausted = &shared.worker.exhausted;
+        let now_unix_ms = hostcalls::now_unix_ms();
+        if let Some(body) = exhausted.take_batch(now_unix_ms, || hostcalls::random().ok()) {
+            let timeout_ms = shared.worker.config.backend.settle_timeout_ms;
+            self.denials_token = shared.call_backend(SETTLEMENTS_PATH, &body, timeout_ms);
+            if self.denials_token.is_none() {
+                exhausted.answered(None, now_unix_ms);
+            }
+        }
+        shared.counters.repeats_lost(exhausted.take_lost());
+    }
+
+    /// The answer to that report is there.
+    fn denials_reported(&mut self, shared: &Shared, body_bytes: usize) {
+        self.denials_token = None;
+        let answer = ReceivedAnswer::read(body_bytes);
+        let exhausted = &shared.worker.exhausted;
+        exhausted.answered(Some(answer.view()), hostcalls::now_unix_ms());
+        shared.counters.repeats_lost(exhausted.take_lost());
+        shared.wake();
     }
 
     /// The answer to the batch is there.
@@ -90,7 +117,7 @@ impl Root {
             let line =
                 format!("gave up on {left} settlements at shutdown; their holds will expire and be charged");
             hostcalls::log(Level::Error, &line);
-            shared.show_items(0);
+            shared.show(OutboxView::default());
         }
         self.drain_until_unix_ms = None;
         shared.rest();
@@ -124,6 +151,8 @@ impl Context for Root {
             self.settled(&shared, body_bytes);
         } else if self.renewals_token == Some(token) {
             self.renewed(&shared, body_bytes);
+        } else if self.denials_token == Some(token) {
+            self.denials_reported(&shared, body_bytes);
         }
     }
 
@@ -131,6 +160,7 @@ impl Context for Root {
         let Some(shared) = self.shared.clone() else {
             return true;
         };
+        self.report_denials(&shared);
         if shared.outbox.borrow().is_empty() {
             // A root outlives its streams, so no hold is left either; but its tick may be.
             if shared.tick.get().is_some() {
@@ -175,12 +205,14 @@ impl RootContext for Root {
         let tick = shared.tick.get();
         shared.rest();
         self.renew(&shared);
-        // The outbox has a back-off of its own, which renewals don't shorten.
-        if tick == Some(Tick::Renewals) {
+        self.report_denials(&shared);
+        // The outbox has a back-off of its own, which others don't shorten.
+        if tick == Some(Tick::Others) {
             shared.wake();
         } else {
             self.flush(&shared);
         }
+        shared.show_outbox();
         self.end_drain(&shared);
     }
 

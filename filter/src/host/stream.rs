@@ -1,5 +1,6 @@
 //! The context of one stream: hands its events to the exchange and carries out the steps.
 
+use std::fmt;
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
@@ -89,10 +90,6 @@ impl Inner {
     }
 
     fn ask(&mut self, body: &[u8]) -> Result<(), Step> {
-        if let Some(id) = self.exchange.hold_id() {
-            // For the access log; a stream without it is only harder to find there.
-            let _ = hostcalls::set_property("purser.hold_id", id.to_string().as_bytes());
-        }
         let timeout_ms = self.shared.worker.config.backend.hold_timeout_ms;
         self.token = self.shared.call_backend(HOLDS_PATH, body, timeout_ms);
         match self.token {
@@ -104,45 +101,51 @@ impl Inner {
     fn report(&mut self) {
         for note in self.exchange.take_notes() {
             self.shared.counters.note(&note);
-            let (level, line) = match note {
-                Note::Allowed | Note::Denied | Note::UpgradeRefused => continue,
-                Note::UnknownApi(_, Policy::Deny) => continue,
-                Note::FailedOpen(why) => (Level::Warn, format!("no verdict, failing open: {why}")),
-                Note::FailedClosed(why) => (Level::Warn, format!("no verdict, failing closed: {why}")),
-                Note::BackendRejected(status) => (
-                    Level::Error,
-                    format!(
-                        "the backend rejects holds with status {status}; check backend.token and versions"
-                    ),
-                ),
-                Note::UnknownApi(class, Policy::Pass) => (
-                    Level::Warn,
-                    format!("a request to an API that can't be metered went out: {}", class.as_str()),
-                ),
-                Note::NotRewritten => {
-                    let line = "a verdict's rewrite could not be carried out: the request is signed, or its API \
-                                has no place for it";
-                    (Level::Warn, line.to_owned())
-                }
-                Note::UnreadAnswer => {
-                    (Level::Warn, "an answer could not be read; it is settled from its size".to_owned())
-                }
-                Note::UnreadablePassed(why) => {
-                    (Level::Warn, format!("an unreadable request went out: {why}"))
-                }
-                Note::RenewalDropped => {
-                    let line = "too many calls are running to renew the holds of all";
-                    (Level::Warn, line.to_owned())
-                }
-                Note::NoBody => {
-                    let line = "a request ended before its body came; if all do, \
-                                allow_on_headers_stop_iteration is off";
-                    (Level::Warn, line.to_owned())
-                }
-            };
-            self.shared.log_seldom(level, &line);
+            if let Some((level, line)) = line_of(&note) {
+                self.shared.log_seldom(level, &line);
+            }
         }
     }
+}
+
+/// What the log says of a note; nothing when counting it is enough.
+fn line_of(note: &Note) -> Option<(Level, String)> {
+    let (text, detail): (_, &dyn fmt::Display) = match note {
+        Note::UnknownApi(_, Policy::Deny)
+        | Note::Allowed
+        | Note::Degraded
+        | Note::Clamped
+        | Note::Warned(..)
+        | Note::Denied
+        | Note::DeniedAgain
+        | Note::WithoutOrg(_)
+        | Note::Used { .. }
+        | Note::UpgradeRefused => return None,
+        Note::TagsDropped(tags) => ("cost tags without a usable value were left out: ", tags),
+        Note::FailedOpen(why) => ("no verdict, failing open: ", why),
+        Note::FailedClosed(why) => ("no verdict, failing closed: ", why),
+        Note::BackendRejected(status) => {
+            ("the backend rejects holds, check backend.token and versions; its status: ", status)
+        }
+        Note::UnknownApi(class, Policy::Pass) => {
+            return Some((
+                Level::Warn,
+                format!("a request to an API that can't be metered went out: {}", class.as_str()),
+            ));
+        }
+        Note::NotRewritten => (
+            "a verdict's rewrite could not be carried out: the request is signed, or its API has no place for it",
+            &"",
+        ),
+        Note::UnreadAnswer => ("an answer could not be read; it is settled from its size", &""),
+        Note::UnreadablePassed(why) => ("an unreadable request went out: ", why),
+        Note::RenewalDropped => ("too many calls are running to renew the holds of all", &""),
+        Note::NoBody => {
+            ("a request ended before its body came; if all do, allow_on_headers_stop_iteration is off", &"")
+        }
+    };
+    let level = if matches!(note, Note::BackendRejected(_)) { Level::Error } else { Level::Warn };
+    Some((level, format!("{text}{detail}")))
 }
 
 /// Answers in the upstream's place.
@@ -272,6 +275,12 @@ impl HttpContext for Stream {
         if let Some(item) = inner.exchange.finish(end) {
             inner.shared.settle(&item);
         }
+        for (name, value) in inner.exchange.line().fields() {
+            // For the access log; a line without it only tells less.
+            let _ = hostcalls::set_property(name, value.as_bytes());
+        }
+        // Denials may have been repeated that are to be reported.
+        inner.shared.wake();
         inner.report();
     }
 }

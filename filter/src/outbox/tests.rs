@@ -18,7 +18,7 @@ fn item(id: u128) -> SettlementItem {
 fn filled(count: u128, batch_items: usize) -> Outbox {
     let mut outbox = outbox(1 << 20, batch_items);
     for id in 0..count {
-        outbox.push(&item(id)).unwrap();
+        outbox.push(&item(id), 0).unwrap();
     }
     outbox
 }
@@ -56,7 +56,7 @@ fn goes_out_in_order_one_batch_at_a_time() {
     let mut outbox = filled(5, 2);
     assert_eq!(take(&mut outbox), [0, 1]);
     assert_eq!(outbox.take_batch(), None);
-    outbox.push(&item(5)).unwrap();
+    outbox.push(&item(5), 0).unwrap();
     let tally = answer(&mut outbox, 200, &[(0, Outcome::Recorded), (1, Outcome::Duplicate)]);
     let expected = Tally { recorded: 1, duplicate: 1, ..Tally::default() };
     assert_eq!(tally, expected);
@@ -76,7 +76,7 @@ fn what_the_answer_does_not_name_goes_out_again() {
     let tally = answer(&mut outbox, 200, &[(1, Outcome::Recorded), (77, Outcome::Recorded)]);
     assert_eq!(tally.recorded, 1);
     assert!(tally.failure.is_some());
-    outbox.push(&item(9)).unwrap();
+    outbox.push(&item(9), 0).unwrap();
     assert_eq!(take(&mut outbox), [0, 2, 9]);
 }
 
@@ -120,7 +120,7 @@ fn waits_grow_to_a_bound_and_end_with_success() {
     assert_eq!(bounds[..3], [(50, 99), (100, 199), (200, 399)]);
     assert_eq!(bounds[39], (1_000, 1_999));
     take(&mut outbox);
-    outbox.push(&item(1)).unwrap();
+    outbox.push(&item(1), 0).unwrap();
     answer(&mut outbox, 200, &[(0, Outcome::Recorded)]);
     assert_eq!(outbox.wait_ms(0), Some(50));
 }
@@ -154,13 +154,13 @@ fn an_item_the_backend_cannot_read_does_not_hold_up_the_others() {
 fn a_full_queue_drops_the_newest() {
     let mut outbox = outbox(1000, 10);
     let mut pushed = 0;
-    while outbox.push(&item(pushed)).is_ok() {
+    while outbox.push(&item(pushed), 0).is_ok() {
         pushed += 1;
         assert!(pushed < 100);
     }
     assert!(pushed > 1);
-    assert_eq!(outbox.push(&item(99)), Err(Full));
+    assert_eq!(outbox.push(&item(99), 0), Err(Full));
     assert_eq!(take(&mut outbox), (0..pushed).collect::<Vec<_>>());
     answer(&mut outbox, 200, &[(0, Outcome::Recorded)]);
-    assert_eq!(outbox.push(&item(100)), Ok(()));
+    assert_eq!(outbox.push(&item(100), 0), Ok(()));
 }

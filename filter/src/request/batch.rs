@@ -55,5 +55,6 @@ fn deferred(model: String, size: Size, body_bytes: usize) -> CallRequest {
         cap: CapPlace::Fixed,
         is_deferred: true,
         input_characters: None,
+        service_tier: None,
     }
 }

@@ -59,6 +59,7 @@ pub fn read(route: &Route, boundary: &str, body: &[u8]) -> Result<CallRequest, U
         cap: CapPlace::Fixed,
         is_deferred: false,
         input_characters: None,
+        service_tier: None,
     })
 }
 

@@ -52,7 +52,19 @@ const PLAIN: Shape = Shape {
 };
 
 const CHAT: Shape = Shape {
-    keys: &["model", "stream", "stream_options", "max_completion_tokens", "max_tokens", "n", "messages"],
+    keys: &[
+        "model",
+        "stream",
+        "stream_options",
+        "max_completion_tokens",
+        "max_tokens",
+        "n",
+        "messages",
+        "tools",
+        "web_search_options",
+        "plugins",
+        "service_tier",
+    ],
     content: &["messages"],
     caps: &["max_completion_tokens", "max_tokens"],
     choices: &["n"],
@@ -70,6 +82,8 @@ const RESPONSES: Shape = Shape {
         "conversation",
         "prompt",
         "background",
+        "tools",
+        "service_tier",
     ],
     content: &["input"],
     caps: &["max_output_tokens"],
@@ -79,7 +93,7 @@ const RESPONSES: Shape = Shape {
 };
 
 const COMPLETIONS: Shape = Shape {
-    keys: &["model", "stream", "stream_options", "max_tokens", "n", "best_of", "prompt"],
+    keys: &["model", "stream", "stream_options", "max_tokens", "n", "best_of", "prompt", "service_tier"],
     caps: &["max_tokens"],
     choices: &["n", "best_of"],
     own_cap: "max_tokens",
@@ -87,7 +101,7 @@ const COMPLETIONS: Shape = Shape {
 };
 
 const MESSAGES: Shape = Shape {
-    keys: &["model", "stream", "max_tokens", "messages", "container"],
+    keys: &["model", "stream", "max_tokens", "messages", "container", "tools", "mcp_servers", "service_tier"],
     content: &["messages"],
     caps: &["max_tokens"],
     context: &["container"],
@@ -96,7 +110,7 @@ const MESSAGES: Shape = Shape {
 };
 
 const GEMINI: Shape = Shape {
-    keys: &["contents", "generationConfig", "generation_config", "cachedContent", "cached_content"],
+    keys: &["contents", "generationConfig", "generation_config", "cachedContent", "cached_content", "tools"],
     content: &["contents"],
     cap_holders: (&["generationConfig", "generation_config"], &["maxOutputTokens", "max_output_tokens"]),
     choices: &["candidateCount", "candidate_count"],
@@ -124,6 +138,7 @@ const INVOKE: Shape = Shape {
         "inferenceConfig",
         "textGenerationConfig",
         "n",
+        "tools",
     ],
     content: &["messages"],
     caps: &["max_tokens", "max_completion_tokens", "max_gen_len"],
@@ -136,12 +151,15 @@ const INVOKE: Shape = Shape {
 };
 
 const COHERE: Shape = Shape {
-    keys: &["model", "stream", "max_tokens", "messages"],
+    keys: &["model", "stream", "max_tokens", "messages", "conversation_id", "connectors"],
     content: &["messages"],
     caps: &["max_tokens"],
+    context: &["conversation_id", "connectors"],
     own_cap: "max_tokens",
     ..PLAIN
 };
+
+const EMBED: Shape = Shape { keys: &["model"], stream: StreamFlag::Path, has_no_output: true, ..PLAIN };
 
 const OLLAMA: Shape = Shape {
     keys: &["model", "stream", "options", "messages", "images", "context"],
@@ -152,27 +170,43 @@ const OLLAMA: Shape = Shape {
     ..PLAIN
 };
 
+/// Others than OpenAI know the cap by its older name only; some refuse the newer one.
+const COMPATIBLE_CHAT: Shape = Shape { own_cap: "max_tokens", ..CHAT };
+
+const COHERE_EMBED: Shape =
+    Shape { keys: &["model", "images", "inputs"], content: &["images", "inputs"], ..EMBED };
+
+const GEMINI_EMBED: Shape =
+    Shape { keys: &["content", "requests"], content: &["content", "requests"], ..EMBED };
+
+const IMAGES: Shape = Shape { keys: &["model", "stream", "n"], choices: &["n"], ..PLAIN };
+
+const AUDIO: Shape = Shape { keys: &["model", "stream", "input"], ..PLAIN };
+
+const FILE_BATCH: Shape = Shape { keys: NONE, stream: StreamFlag::Path, ..PLAIN };
+
+const BATCH: Shape = Shape { keys: &["requests"], stream: StreamFlag::Path, ..PLAIN };
+
 /// The shape of a route's requests.
 #[must_use]
-pub fn of(route: &Route) -> Shape {
+pub fn of(route: &Route) -> &'static Shape {
     match route.api {
-        Api::OpenaiChat if route.dialect == Dialect::Openai => CHAT,
-        // Others know the cap by its older name only; some refuse the newer one.
-        Api::OpenaiChat => Shape { own_cap: "max_tokens", ..CHAT },
-        Api::OpenaiResponses => RESPONSES,
-        Api::OpenaiCompletions => COMPLETIONS,
-        Api::OpenaiEmbeddings | Api::Rerank => {
-            Shape { keys: &["model"], stream: StreamFlag::Path, has_no_output: true, ..PLAIN }
-        }
-        Api::OpenaiImages => Shape { keys: &["model", "stream", "n"], choices: &["n"], ..PLAIN },
-        Api::OpenaiAudio => Shape { keys: &["model", "stream", "input"], ..PLAIN },
-        Api::OpenaiBatches => Shape { keys: NONE, stream: StreamFlag::Path, ..PLAIN },
-        Api::AnthropicBatches => Shape { keys: &["requests"], stream: StreamFlag::Path, ..PLAIN },
-        Api::AnthropicMessages => MESSAGES,
-        Api::GeminiGenerate => GEMINI,
-        Api::BedrockConverse => CONVERSE,
-        Api::BedrockInvoke => INVOKE,
-        Api::CohereChat => COHERE,
-        Api::Ollama => OLLAMA,
+        Api::OpenaiChat if route.dialect == Dialect::Openai => &CHAT,
+        Api::OpenaiChat => &COMPATIBLE_CHAT,
+        Api::OpenaiResponses => &RESPONSES,
+        Api::OpenaiCompletions => &COMPLETIONS,
+        Api::OpenaiEmbeddings | Api::Rerank | Api::OllamaEmbed => &EMBED,
+        Api::CohereEmbed => &COHERE_EMBED,
+        Api::GeminiEmbed => &GEMINI_EMBED,
+        Api::OpenaiImages => &IMAGES,
+        Api::OpenaiAudio => &AUDIO,
+        Api::OpenaiBatches => &FILE_BATCH,
+        Api::AnthropicBatches => &BATCH,
+        Api::AnthropicMessages => &MESSAGES,
+        Api::GeminiGenerate => &GEMINI,
+        Api::BedrockConverse => &CONVERSE,
+        Api::BedrockInvoke => &INVOKE,
+        Api::CohereChat => &COHERE,
+        Api::Ollama => &OLLAMA,
     }
 }

@@ -160,7 +160,7 @@ fn survives_hostile_nesting() {
 
 fn route(api: Api) -> Route {
     let mut route = Route::new(api, Dialect::Openai);
-    if matches!(api, Api::GeminiGenerate | Api::BedrockConverse | Api::BedrockInvoke) {
+    if matches!(api, Api::GeminiGenerate | Api::GeminiEmbed | Api::BedrockConverse | Api::BedrockInvoke) {
         (route.model, route.stream) = (Some("path-model".to_owned()), Some(true));
     }
     route
@@ -171,7 +171,7 @@ type Bounds = (Option<u64>, u32, u32, bool);
 
 #[test]
 fn each_api_says_in_its_own_way_what_bounds_its_cost() {
-    let cases: [(Api, &str, Bounds); 25] = [
+    let cases: [(Api, &str, Bounds); 28] = [
         (Api::OpenaiResponses, r#"{"model":"m","input":"x","max_output_tokens":5}"#, (Some(5), 1, 0, false)),
         (Api::OpenaiResponses, r#"{"model":"m","previous_response_id":"r"}"#, (None, 1, 0, true)),
         (Api::OpenaiResponses, r#"{"model":"m","conversation":{"id":"c"}}"#, (None, 1, 0, true)),
@@ -190,6 +190,9 @@ fn each_api_says_in_its_own_way_what_bounds_its_cost() {
         (Api::OpenaiCompletions, r#"{"model":"m","prompt":[[1],[2]]}"#, (None, 2, 0, false)),
         (Api::OpenaiEmbeddings, r#"{"model":"m","input":["a","b"]}"#, (Some(0), 1, 0, false)),
         (Api::Rerank, r#"{"model":"m","documents":["a"]}"#, (Some(0), 1, 0, false)),
+        (Api::OllamaEmbed, r#"{"model":"m","input":["a"]}"#, (Some(0), 1, 0, false)),
+        (Api::CohereEmbed, r#"{"model":"m","images":["data:,1","data:,2"]}"#, (Some(0), 1, 2, false)),
+        (Api::GeminiEmbed, r#"{"content":{"parts":[{"inlineData":{"data":"AA"}}]}}"#, (Some(0), 1, 1, false)),
         (Api::OpenaiImages, r#"{"model":"m","prompt":"x","n":4}"#, (None, 4, 0, false)),
         (Api::OpenaiAudio, r#"{"model":"m","input":"say this"}"#, (None, 1, 0, false)),
         (Api::OpenaiBatches, r#"{"input_file_id":"f"}"#, (None, 1, 0, true)),
@@ -332,9 +335,12 @@ fn what_is_done_later_is_said_to_be() {
         let read = read(&route(Api::AnthropicBatches), &BodyKind::default(), body.as_bytes());
         assert!(matches!(read, Err(Unreadable::Member { .. })), "{body}");
     }
-    let speech =
-        read(&route(Api::OpenaiAudio), &BodyKind::default(), "{\"model\":\"m\",\"input\":\"hé\"}".as_bytes());
-    assert_eq!(speech.unwrap().input_characters, Some(2));
+    let speech = Route { is_speech: true, ..route(Api::OpenaiAudio) };
+    let spoken = |body: &str| read(&speech, &BodyKind::default(), body.as_bytes());
+    assert_eq!(spoken("{\"model\":\"m\",\"input\":\"hé\"}").unwrap().input_characters, Some(2));
+    for body in [r#"{"model":"m"}"#, r#"{"model":"m","input":["a"]}"#, r#"{"model":"m","input":null}"#] {
+        assert_eq!(spoken(body).unwrap_err().member(), Some("input"), "{body}");
+    }
 }
 
 #[test]

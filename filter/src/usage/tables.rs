@@ -153,14 +153,19 @@ pub const LLAMA: Table = Table {
     ..BASE
 };
 
-/// Cohere: what it bills, not what it counts.
+/// Cohere: what it bills, not what it counts. Of what was in its cache it only tells how much it was.
 pub const COHERE: Table = Table {
     fields: &[
         (In("billed_units", "input_tokens"), Slot::Input),
+        (In("billed_units", "image_tokens"), Slot::ImageIn),
         (In("billed_units", "output_tokens"), Slot::Output),
+        (Key("cached_tokens"), Slot::Cached),
     ],
     needed: &[Slot::Input],
-    units: &[(In("billed_units", "search_units"), "search_units")],
+    units: &[
+        (In("billed_units", "search_units"), "search_units"),
+        (In("billed_units", "images"), "input_images"),
+    ],
     decimals: true,
     ..BASE
 };

@@ -2,13 +2,17 @@
 
 mod apis;
 mod ends;
+mod ladder;
 mod requests;
 mod worker;
 
 use super::*;
+use crate::api::PathClass;
+use crate::config::Policy;
 use crate::headers::{Headers, serialize};
+use crate::request::Unreadable;
 use crate::rewrite::RewriteError;
-use crate::verdict::CalloutAnswer;
+use crate::verdict::{CalloutAnswer, Failure};
 use purser_protocol::{Api, Ending, HoldRequest, Settlement, SettlementItem, Usage, UsageQuality};
 
 const START_MS: u64 = 1_700_000_000_000;
