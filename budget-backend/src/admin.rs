@@ -1,15 +1,21 @@
 //! The operators' queries: budgets and their standing, what bends them, and the price list.
 
+pub mod identities;
+pub mod lint;
 pub mod policies;
 pub mod prices;
+pub mod standings;
+pub mod webhooks;
 
 use std::collections::BTreeMap;
 
 use purser_protocol::Window;
 use sqlx::postgres::PgRow;
+use sqlx::types::Json;
 use sqlx::{PgPool, Row};
 
 use crate::budget::{Mode, Scope};
+use crate::ladder::Ladder;
 use crate::learned::{LengthsRow, MAX_GROUPS};
 use crate::pattern::Patterns;
 
@@ -33,10 +39,12 @@ pub struct NewBudget {
     pub strict: bool,
     /// Which models it covers.
     pub models: Patterns,
+    /// What it does before it refuses.
+    pub ladder: Ladder,
 }
 
 /// What to change in a budget; what is `None` stays.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct BudgetChange {
     /// The limit, nano-USD.
     pub limit_nanousd: Option<i64>,
@@ -44,6 +52,8 @@ pub struct BudgetChange {
     pub mode: Option<Mode>,
     /// Whether holds are the upper bound of what a call may cost.
     pub strict: Option<bool>,
+    /// What it does before it refuses, whole.
+    pub ladder: Option<Ladder>,
 }
 
 /// What became of a change.
@@ -80,7 +90,7 @@ pub struct Standing {
 }
 
 const BUDGET_COLUMNS: &str =
-    "budget_id, org, team, user_name, window_kind, time_zone, limit_nanousd, mode, strict, models";
+    "budget_id, org, team, user_name, window_kind, time_zone, limit_nanousd, mode, strict, models, ladder";
 
 fn budget_row(row: &PgRow) -> sqlx::Result<BudgetRow> {
     let window_name: String = row.try_get("window_kind")?;
@@ -96,6 +106,7 @@ fn budget_row(row: &PgRow) -> sqlx::Result<BudgetRow> {
             mode: Mode::from_name(&mode_name).ok_or_else(|| unknown("mode", &mode_name))?,
             strict: row.try_get("strict")?,
             models: Patterns::new(row.try_get("models")?),
+            ladder: Ladder::from_row(row.try_get("budget_id")?, row.try_get::<Json<_>, _>("ladder")?.0),
         },
     })
 }
@@ -120,8 +131,9 @@ pub async fn create_budget(
 ) -> sqlx::Result<Option<BudgetRow>> {
     let mut transaction = policies::begin_edit(pool, actor).await?;
     let sql = format!(
-        "insert into budgets (org, team, user_name, window_kind, time_zone, limit_nanousd, mode, strict, models)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing returning {BUDGET_COLUMNS}"
+        "insert into budgets (org, team, user_name, window_kind, time_zone, limit_nanousd, mode, strict, models,
+                              ladder)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing returning {BUDGET_COLUMNS}"
     );
     let row = sqlx::query(sqlx::AssertSqlSafe(sql))
         .bind(&budget.scope.org)
@@ -133,6 +145,7 @@ pub async fn create_budget(
         .bind(budget.mode.as_str())
         .bind(budget.strict)
         .bind(budget.models.names())
+        .bind(Json(&budget.ladder))
         .fetch_optional(&mut *transaction)
         .await?;
     transaction.commit().await?;
@@ -152,7 +165,7 @@ pub async fn change_budget(
     let mut transaction = policies::begin_edit(pool, actor).await?;
     let sql = format!(
         "update budgets set limit_nanousd = coalesce($2, limit_nanousd), mode = coalesce($3, mode),
-                strict = coalesce($4, strict)
+                strict = coalesce($4, strict), ladder = coalesce($5, ladder)
           where budget_id = $1 and archived_at is null returning {BUDGET_COLUMNS}"
     );
     let changed = sqlx::query(sqlx::AssertSqlSafe(sql))
@@ -160,6 +173,7 @@ pub async fn change_budget(
         .bind(change.limit_nanousd)
         .bind(change.mode.map(Mode::as_str))
         .bind(change.strict)
+        .bind(change.ladder.map(Json))
         .fetch_optional(&mut *transaction)
         .await;
     match changed {

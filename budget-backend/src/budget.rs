@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use purser_protocol::{Payer, Tier, Window};
 use serde::{Deserialize, Serialize};
 
+use crate::ladder::Ladder;
 use crate::pattern::Patterns;
 use crate::window::time_zone;
 
@@ -116,6 +118,8 @@ pub struct Budget {
     pub strict: bool,
     /// Which models it covers; none means every model.
     pub models: Patterns,
+    /// What it does before it refuses.
+    pub ladder: Arc<Ladder>,
 }
 
 /// A budget's columns as the database has them, its scope apart.
@@ -135,6 +139,8 @@ pub struct BudgetColumns {
     pub strict: bool,
     /// `models`.
     pub models: Vec<String>,
+    /// `ladder`.
+    pub ladder: serde_json::Value,
 }
 
 impl Budget {
@@ -156,6 +162,7 @@ impl Budget {
             mode: Mode::from_name(&columns.mode).ok_or_else(|| unknown("mode", &columns.mode))?,
             strict: columns.strict,
             models: Patterns::new(columns.models),
+            ladder: Arc::new(Ladder::from_row(budget_id, columns.ladder)),
         })
     }
 }
@@ -243,6 +250,7 @@ mod tests {
             mode: Mode::Enforce,
             strict: false,
             models: Patterns::default(),
+            ladder: Arc::default(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The operators' commands: what they take, and how they say what they did. Figures go to standard
 //! output, errors in plain words to standard error.
 
+pub mod explain;
+pub mod lint;
 pub mod prices;
 pub mod reprice;
 
@@ -10,11 +12,11 @@ use std::process::ExitCode;
 
 use budget_backend::aggregate::{self, AggregateError, DayChange, RowChanges};
 use budget_backend::config::DatabaseConfig;
-use budget_backend::db;
+use budget_backend::db::{self, ConnectError};
 use budget_backend::verify::{self, Findings, VerifyError};
 use clap::Args;
 use jiff::civil::Date;
-use postgres::{Client, NoTls};
+use postgres::Client;
 use purser_protocol::format_usd;
 use serde::Serialize;
 
@@ -254,8 +256,11 @@ fn say_findings(findings: &Findings) -> Result<(), String> {
 }
 
 fn connect(config: &DatabaseConfig) -> Result<Client, String> {
-    db::command_config(config).connect(NoTls).map_err(|error| {
-        let why = VerifyError::from(error);
+    db::command_config(config).connect().map_err(|error| {
+        let why = match error {
+            ConnectError::Database(error) => VerifyError::from(error).to_string(),
+            other @ ConnectError::Tls(_) => other.to_string(),
+        };
         format!("the database at DATABASE_URL could not be reached: {why}")
     })
 }

@@ -8,6 +8,15 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
+use crate::alerts::AlertSettings;
+use crate::db::SyncConfig;
+use crate::spool::SpoolSettings;
+
+mod alerts;
+mod listener;
+
+pub use listener::ListenerConfig;
+
 /// Shortest token accepted, bytes.
 const MIN_TOKEN_BYTES: usize = 16;
 
@@ -17,13 +26,26 @@ pub struct DatabaseConfig {
     /// `DATABASE_URL`, for the async pool.
     pub checks: PgConnectOptions,
     /// The same URL, for the sync tracker.
-    pub tracker: postgres::Config,
+    pub tracker: SyncConfig,
     /// `PURSER_DB_POOL_MIN`: connections kept open.
     pub pool_min: u32,
     /// `PURSER_DB_POOL_MAX`: most connections.
     pub pool_max: u32,
     /// `PURSER_DB_CONNECT_TIMEOUT_S`: how long start-up tries to reach the database.
     pub connect_timeout: Duration,
+}
+
+/// What is held for output.
+#[derive(Debug, Clone, Copy)]
+pub struct EstimateConfig {
+    /// `PURSER_DEFAULT_OUTPUT_TOKENS`: output held for a request without a cap.
+    pub default_output_tokens: u64,
+    /// `PURSER_STRICT_OUTPUT_TOKENS`: the cap written into a request without one where a budget is
+    /// strict.
+    pub strict_output_tokens: u64,
+    /// `PURSER_OUTPUT_PERCENTILE`: how many in a hundred recent answers the output held for a request
+    /// without a cap shall suffice for; 100 is the longest seen.
+    pub output_percentile: u8,
 }
 
 /// Everything the backend is told from outside.
@@ -33,26 +55,30 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// `PURSER_LISTEN_ADDR`.
     pub listen_addr: SocketAddr,
+    /// How requests come in.
+    pub listener: ListenerConfig,
+    /// Where settlements are kept while the database is away; nowhere when not set.
+    pub spool: Option<SpoolSettings>,
     /// `PURSER_TOKEN`: what filters authenticate with.
-    pub token: String,
+    pub tokens: Vec<String>,
     /// `PURSER_ADMIN_TOKEN`: what operators authenticate with.
-    pub admin_token: String,
+    pub admin_tokens: Vec<String>,
     /// `PURSER_HOLD_TTL_S`: how long a hold lives without a settlement.
     pub hold_ttl_s: i64,
     /// `PURSER_SWEEP_INTERVAL_MS`: how often expired holds are looked for.
     pub sweep_interval: Duration,
     /// `PURSER_SWEEP_GRACE_S`: how long after a (re)connection no hold is expired.
     pub sweep_grace: Duration,
-    /// `PURSER_DEFAULT_OUTPUT_TOKENS`: output held for a request without a cap.
-    pub default_output_tokens: u64,
-    /// `PURSER_STRICT_OUTPUT_TOKENS`: the cap written into a request without one where a budget is
-    /// strict.
-    pub strict_output_tokens: u64,
-    /// `PURSER_OUTPUT_PERCENTILE`: how many in a hundred recent answers the output held for a request
-    /// without a cap shall suffice for; 100 is the longest seen.
-    pub output_percentile: u8,
+    /// What is held for output.
+    pub estimates: EstimateConfig,
     /// `PURSER_LANES`: batches of holds committed side by side.
     pub lanes: usize,
+    /// What is told to operators, when and how.
+    pub alerts: AlertSettings,
+    /// `PURSER_METRICS_ADDR`: where Prometheus scrapes `/metrics`; nowhere when not set.
+    pub metrics_addr: Option<SocketAddr>,
+    /// `PURSER_METRICS_BUDGETS`: how many budgets, the tightest, a scrape lists by name.
+    pub metrics_budgets: i64,
     /// `PURSER_LEDGER_RETENTION_DAYS`: how long the ledger's detail is kept; 0 for ever.
     pub ledger_retention_days: u32,
 }
@@ -124,25 +150,11 @@ impl Reader<'_> {
         }
     }
 
-    fn token(&mut self, name: &str) -> Option<String> {
-        match self.text(name) {
-            Some(token) if token.len() < MIN_TOKEN_BYTES => self.mistake(
-                name,
-                format_args!("expected at least {MIN_TOKEN_BYTES} bytes, got {}", token.len()),
-            ),
-            Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
-                self.mistake(name, "expected visible ASCII characters only")
-            }
-            Some(token) => Some(token),
-            None => self.mistake(name, "is required"),
-        }
-    }
-
-    fn url(&mut self) -> Option<(PgConnectOptions, postgres::Config)> {
+    fn url(&mut self) -> Option<(PgConnectOptions, SyncConfig)> {
         let Some(url) = self.text("DATABASE_URL") else { return self.mistake("DATABASE_URL", "is required") };
         // The URL is never echoed: it holds a password.
         let expected = "expected postgres://user:password@host:port/database";
-        match (url.parse::<PgConnectOptions>(), url.parse::<postgres::Config>()) {
+        match (url.parse::<PgConnectOptions>(), url.parse::<SyncConfig>()) {
             (Ok(pool), Ok(tracker)) => Some((pool, tracker)),
             (Err(error), _) => self.mistake("DATABASE_URL", format_args!("{expected}: {error}")),
             (_, Err(error)) => self.mistake("DATABASE_URL", format_args!("{expected}: {error}")),
@@ -167,6 +179,17 @@ impl Reader<'_> {
             pool_min: pool_min?,
             pool_max: pool_max?,
             connect_timeout: Duration::from_secs(connect_timeout_s?),
+        })
+    }
+
+    fn estimates(&mut self) -> Option<EstimateConfig> {
+        let default_output_tokens = self.number("PURSER_DEFAULT_OUTPUT_TOKENS", 1_024, (1, 10_000_000));
+        let strict_output_tokens = self.number("PURSER_STRICT_OUTPUT_TOKENS", 4_096, (1, 10_000_000));
+        let output_percentile = self.number("PURSER_OUTPUT_PERCENTILE", 95, (50, 100));
+        Some(EstimateConfig {
+            default_output_tokens: default_output_tokens?,
+            strict_output_tokens: strict_output_tokens?,
+            output_percentile: output_percentile?,
         })
     }
 
@@ -196,6 +219,18 @@ impl DatabaseConfig {
     }
 }
 
+impl EstimateConfig {
+    /// Reads what a command needs that estimates as the service does.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`], with every mistake.
+    pub fn from_env() -> Result<Self, ConfigErrors> {
+        let mut reader = Reader { get: &from_env, mistakes: Vec::new() };
+        let read = reader.estimates();
+        reader.finish(read)
+    }
+}
+
 impl Config {
     /// Reads the configuration from the process's environment.
     ///
@@ -217,9 +252,11 @@ impl Config {
 
     fn parse(reader: &mut Reader<'_>) -> Option<Self> {
         let database = reader.database();
-        let token = reader.token("PURSER_TOKEN");
-        let admin_token = reader.token("PURSER_ADMIN_TOKEN");
-        if token.is_some() && token == admin_token {
+        let tokens = reader.tokens("PURSER_TOKEN");
+        let admin_tokens = reader.tokens("PURSER_ADMIN_TOKEN");
+        if let (Some(tokens), Some(operators)) = (&tokens, &admin_tokens)
+            && tokens.iter().any(|token| operators.contains(token))
+        {
             reader.mistake::<()>("PURSER_ADMIN_TOKEN", "must differ from PURSER_TOKEN");
         }
         let listen_addr = match reader.text("PURSER_LISTEN_ADDR") {
@@ -231,12 +268,23 @@ impl Config {
                 }
             },
         };
+        let metrics_addr = match reader.text("PURSER_METRICS_ADDR") {
+            None => Some(None),
+            Some(text) => match text.parse() {
+                Ok(addr) => Some(Some(addr)),
+                Err(_) => {
+                    reader.mistake("PURSER_METRICS_ADDR", format_args!("expected IP:PORT, got {text:?}"))
+                }
+            },
+        };
+        let metrics_budgets = reader.number("PURSER_METRICS_BUDGETS", 200, (0, 10_000));
+        let listener = reader.listener();
+        let spool = reader.spool();
+        let alerts = reader.alerts();
         let hold_ttl_s = reader.number("PURSER_HOLD_TTL_S", 900, (1, 604_800));
         let sweep_interval_ms = reader.number("PURSER_SWEEP_INTERVAL_MS", 5_000, (10, 3_600_000));
         let sweep_grace_s = reader.number("PURSER_SWEEP_GRACE_S", 60, (0, 86_400));
-        let default_output_tokens = reader.number("PURSER_DEFAULT_OUTPUT_TOKENS", 1_024, (1, 10_000_000));
-        let strict_output_tokens = reader.number("PURSER_STRICT_OUTPUT_TOKENS", 4_096, (1, 10_000_000));
-        let output_percentile = reader.number("PURSER_OUTPUT_PERCENTILE", 95, (50, 100));
+        let estimates = reader.estimates();
         let lanes = reader.number("PURSER_LANES", 4, (1, 64));
         let ledger_retention_days = reader.retention();
         if let (Some(database), Some(lanes)) = (&database, lanes)
@@ -251,15 +299,18 @@ impl Config {
         Some(Self {
             database: database?,
             listen_addr: listen_addr?,
-            token: token?,
-            admin_token: admin_token?,
+            listener: listener?,
+            spool: spool?,
+            tokens: tokens?,
+            admin_tokens: admin_tokens?,
             hold_ttl_s: hold_ttl_s?,
             sweep_interval: Duration::from_millis(sweep_interval_ms?),
             sweep_grace: Duration::from_secs(sweep_grace_s?),
-            default_output_tokens: default_output_tokens?,
-            strict_output_tokens: strict_output_tokens?,
-            output_percentile: output_percentile?,
+            estimates: estimates?,
             lanes: lanes?,
+            alerts: alerts?,
+            metrics_addr: metrics_addr?,
+            metrics_budgets: metrics_budgets?,
             ledger_retention_days: ledger_retention_days?,
         })
     }
@@ -269,12 +320,12 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    pub(super) fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
         let pairs: Vec<(String, String)> = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         Config::read(&move |name| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()))
     }
 
-    const GOOD: [(&str, &str); 3] = [
+    pub(super) const GOOD: [(&str, &str); 3] = [
         ("DATABASE_URL", "postgres://u:p@127.0.0.1:5432/purser"),
         ("PURSER_TOKEN", "0123456789abcdef"),
         ("PURSER_ADMIN_TOKEN", "fedcba9876543210"),
@@ -294,6 +345,10 @@ mod tests {
             ("PURSER_TOKEN", "short"),
             ("PURSER_LISTEN_ADDR", "localhost"),
             ("PURSER_DB_POOL_MIN", "40"),
+            ("PURSER_METRICS_ADDR", "9464"),
+            ("PURSER_ALERT_PERCENTS", "80,50"),
+            ("PURSER_ALERT_SPIKE_USD", "0"),
+            ("PURSER_WEBHOOK_PRIVATE", "yes"),
             ("PURSER_HOLD_TTL_S", "15m"),
             ("PURSER_OUTPUT_PERCENTILE", "49"),
             ("PURSER_LANES", "0"),
@@ -309,13 +364,17 @@ mod tests {
                 "PURSER_TOKEN",
                 "PURSER_ADMIN_TOKEN",
                 "PURSER_LISTEN_ADDR",
+                "PURSER_METRICS_ADDR",
+                "PURSER_ALERT_PERCENTS",
+                "PURSER_ALERT_SPIKE_USD",
+                "PURSER_WEBHOOK_PRIVATE",
                 "PURSER_HOLD_TTL_S",
                 "PURSER_OUTPUT_PERCENTILE",
                 "PURSER_LANES",
                 "PURSER_LEDGER_RETENTION_DAYS"
             ]
         );
-        assert!(mistakes[5].contains("got \"15m\""), "{}", mistakes[5]);
+        assert!(mistakes[9].contains("got \"15m\""), "{}", mistakes[9]);
     }
 
     #[test]

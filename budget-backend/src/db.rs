@@ -11,6 +11,11 @@ use sqlx::{Connection, PgConnection, PgPool, migrate::MigrateError, migrate::Mig
 use crate::config::DatabaseConfig;
 use crate::maintain;
 
+mod sync;
+mod verifier;
+
+pub use sync::{ConnectError, SyncConfig, UrlError};
+
 /// The schema, in the order it grew.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
@@ -141,9 +146,10 @@ fn check_options(database: &PgConnectOptions) -> PgConnectOptions {
 
 /// The sync client's options, from the same URL.
 #[must_use]
-pub fn tracker_config(config: &DatabaseConfig) -> postgres::Config {
+pub fn tracker_config(config: &DatabaseConfig) -> SyncConfig {
     let mut database = config.tracker.clone();
     database
+        .options
         .application_name("purser-tracker")
         .options(TRACKER_LIMITS)
         .connect_timeout(CONNECT_LIMIT)
@@ -158,9 +164,9 @@ pub fn tracker_config(config: &DatabaseConfig) -> postgres::Config {
 
 /// The sync client's options for an operator's command, from the same URL.
 #[must_use]
-pub fn command_config(config: &DatabaseConfig) -> postgres::Config {
+pub fn command_config(config: &DatabaseConfig) -> SyncConfig {
     let mut database = tracker_config(config);
-    database.application_name("purser-command").options(COMMAND_LIMITS);
+    database.options.application_name("purser-command").options(COMMAND_LIMITS);
     database
 }
 

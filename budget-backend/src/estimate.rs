@@ -1,8 +1,10 @@
 //! What a call may cost, before it goes out.
 
-use purser_protocol::Size;
+use std::collections::BTreeMap;
 
-use crate::pricing::{CostOverflow, Price, sum_of_products};
+use purser_protocol::{Api, Size, Usage};
+
+use crate::pricing::{CostLine, CostOverflow, Price, Used, sum_of_products};
 
 /// English text runs at about four bytes a token, and the size counts the JSON around the text too,
 /// so that this errs on the high side for it.
@@ -10,6 +12,20 @@ const TEXT_BYTES_PER_TOKEN: u64 = 4;
 
 /// A full-size image costs about this much with the vision models of today.
 const TOKENS_PER_MEDIA_PART: u64 = 1_500;
+
+/// What an image of the largest common size and best quality is billed as, where images are billed by
+/// their tokens.
+const TOKENS_PER_IMAGE: u64 = 6_240;
+
+/// A recording that is sent to be written down, seconds: how long it is stands in no request. The largest
+/// upload holds half an hour at a usual rate; most are shorter.
+const SECONDS_PER_RECORDING: u64 = 600;
+
+/// Tokens a second of sound in the input is billed as, where it is billed by tokens.
+const TOKENS_PER_SECOND_HEARD: u64 = 10;
+
+/// Tokens that a character to be spoken becomes, in hundredths: fifteen characters a second, twenty tokens.
+const SPOKEN_TOKENS_PER_100_CHARACTERS: u64 = 134;
 
 /// The longest answer any model gives today. A larger cap means the same, and must not let one request
 /// reserve a fortune.
@@ -27,6 +43,8 @@ const OVERHEAD_TOKENS: u64 = 256;
 pub struct Bound {
     /// Nano-USD.
     pub amount_nanousd: i64,
+    /// The same at another output cap, which then has to be written into the request.
+    pub line: CostLine,
     /// The output cap it counts on and the request lacks, tokens per choice: it has to be written
     /// into the request.
     pub output_cap_tokens: Option<u64>,
@@ -41,11 +59,17 @@ pub const fn most_input_tokens(size: &Size) -> u64 {
 
 /// The true upper bound of what a call may cost at `price`, which must be the dearest of what the call
 /// may meet: all input at the dearest class of text; the cap, or `default_cap_tokens` if there is none,
-/// for every choice at the dearest class of output; and what each call costs by itself.
+/// for every choice at the dearest class of output; and what each call costs by itself. Images that are
+/// sold by the piece are so many pieces.
 ///
 /// # Errors
 /// What can't be bounded.
-pub fn upper_bound(size: &Size, price: &Price, default_cap_tokens: u64) -> Result<Bound, &'static str> {
+pub fn upper_bound(
+    api: Api,
+    size: &Size,
+    price: &Price,
+    default_cap_tokens: u64,
+) -> Result<Bound, &'static str> {
     if size.media_parts > 0 {
         return Err("media in the request");
     }
@@ -55,6 +79,11 @@ pub fn upper_bound(size: &Size, price: &Price, default_cap_tokens: u64) -> Resul
     if !price.is_known() {
         return Err("a model without a price of its own");
     }
+    match api {
+        Api::OpenaiImages => return images_bound(size, price),
+        Api::OpenaiAudio => return Err("sound, which no cap on tokens bounds"),
+        _ => {}
+    }
     if ["input", "output"].iter().any(|class| price.unpriced.contains(*class)) {
         return Err("a model whose tokens have no known price");
     }
@@ -63,164 +92,171 @@ pub fn upper_bound(size: &Size, price: &Price, default_cap_tokens: u64) -> Resul
     }
     let output_cap_tokens = size.max_output_tokens.is_none().then_some(default_cap_tokens);
     let cap = size.max_output_tokens.unwrap_or(default_cap_tokens);
-    let output_tokens = cap.saturating_mul(size.choices.max(1).into());
     let rates = &price.rates;
-    let classes = [
-        (most_input_tokens(size), rates.dearest_text_input()),
-        (output_tokens, rates.dearest_output()),
-        (1, price.terms.per_call()),
-    ];
-    let amount_nanousd = sum_of_products(classes).map_err(|_| "an output cap beyond all measure")?;
-    Ok(Bound { amount_nanousd, output_cap_tokens })
+    let input = (most_input_tokens(size), rates.dearest_text_input());
+    let line = CostLine::new(
+        [input, (1, price.terms.per_call())],
+        size.choices.max(1).into(),
+        rates.dearest_output(),
+    );
+    let amount = line.and_then(|line| Ok((line, line.amount_nanousd(cap)?)));
+    let (line, amount_nanousd) = amount.map_err(|_| "an output cap beyond all measure")?;
+    Ok(Bound { amount_nanousd, line, output_cap_tokens })
 }
 
-/// Tokens a call may use.
+/// Images of one price each, by whatever words. Those billed by tokens, or by what they look like, have
+/// no bound that a request tells.
+fn images_bound(size: &Size, price: &Price) -> Result<Bound, &'static str> {
+    let by_tokens = ["input", "output", "image_output"].iter().any(|class| !price.unpriced.contains(*class));
+    let by_looks = price.unpriced.iter().any(|name| name.contains("_cost_per_"));
+    let rate = price.terms.units_nanousd_per_million.get("images").filter(|_| !by_tokens && !by_looks);
+    let rate = rate.ok_or("images that are not sold at one price each")?;
+    let pieces = [(size.choices.max(1).into(), *rate), (1, price.terms.per_call())];
+    let amount_nanousd = sum_of_products(pieces).map_err(|_| "images beyond all measure")?;
+    Ok(Bound { amount_nanousd, line: CostLine::level(amount_nanousd), output_cap_tokens: None })
+}
+
+/// What a call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
-    /// Input.
+    /// Input, tokens.
     pub input_tokens: u64,
-    /// Output over all choices.
+    /// Output over all choices, tokens.
     pub output_tokens: u64,
+    /// What is sold by the piece where its model sells it so.
+    pub media: Media,
+}
+
+/// What a call is about, beside text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Media {
+    /// Nothing.
+    None,
+    /// So many images to make.
+    Images(u64),
+    /// So many recordings to write down.
+    Recordings(u64),
+    /// So many characters to speak.
+    Speech(u64),
+    /// A search through documents.
+    Search,
 }
 
 /// Input from the bytes of text and the media parts; output from the request's own cap, or without
 /// one from `default_output_tokens` (never the model's maximum: holding that would deny calls whose
 /// answers are short), times the number of choices.
 #[must_use]
-pub fn estimate(size: &Size, default_output_tokens: u64) -> Estimate {
+pub fn estimate(api: Api, size: &Size, default_output_tokens: u64) -> Estimate {
     let text_tokens = size.text_bytes.div_ceil(TEXT_BYTES_PER_TOKEN);
     let media_tokens = u64::from(size.media_parts).saturating_mul(TOKENS_PER_MEDIA_PART);
     let cap = size.max_output_tokens.unwrap_or(default_output_tokens).min(MAX_OUTPUT_TOKENS_PER_CHOICE);
+    let choices = choices(size);
+    let media = match api {
+        Api::OpenaiImages => Media::Images(choices),
+        Api::OpenaiAudio if size.media_parts > 0 => Media::Recordings(size.media_parts.into()),
+        Api::OpenaiAudio => Media::Speech(size.text_bytes),
+        Api::Rerank => Media::Search,
+        _ => Media::None,
+    };
     Estimate {
         input_tokens: text_tokens.saturating_add(media_tokens),
-        output_tokens: cap.saturating_mul(u64::from(size.choices.clamp(1, MAX_CHOICES))),
+        output_tokens: cap.saturating_mul(choices),
+        media,
     }
 }
 
+fn choices(size: &Size) -> u64 {
+    u64::from(size.choices.clamp(1, MAX_CHOICES))
+}
+
 impl Estimate {
-    /// What these tokens cost at the uncached input rate and the dearer of text and reasoning, nano-USD,
-    /// with what each call costs by itself.
+    /// What this costs in the tier asked for, nano-USD: at the uncached input rate and the dearer of text and
+    /// reasoning, with what each call costs by itself. A tier that nothing is known of counts as the
+    /// dearest. Media cost the dearer of what they are as tokens and by the piece, as far as the model
+    /// has a price for either.
     ///
     /// # Errors
     /// [`CostOverflow`].
-    pub fn cost_nanousd(&self, price: &Price) -> Result<i64, CostOverflow> {
-        let rates = price.expected_rates(self.input_tokens);
-        sum_of_products([
-            (self.input_tokens, rates.input),
-            (self.output_tokens, rates.output.max(rates.reasoning)),
-            (1, price.terms.per_call()),
-        ])
+    pub fn cost_nanousd(&self, price: &Price, service_tier: Option<&str>) -> Result<i64, CostOverflow> {
+        let cost = |usage: &Usage, units: &BTreeMap<String, u64>| {
+            price.cost(Used { usage, units, service_tier }).map(|costed| costed.nanousd)
+        };
+        let pieces = self.pieces(price);
+        let usage = self.usage(price, service_tier);
+        let by_tokens = |price: &Price| {
+            let unpriced = |(count, name): (u64, &str)| count > 0 && price.unpriced.contains(name);
+            !usage.classes().into_iter().zip(crate::pricing::CLASSES).any(unpriced)
+        };
+        match pieces {
+            // Sold by the piece alone.
+            Some(pieces) if !by_tokens(price) => cost(&Usage::default(), &pieces),
+            Some(pieces) => {
+                let by_the_piece = cost(&Usage::default(), &pieces)?;
+                cost(&usage, &pieces).map(|by_tokens| by_tokens.max(by_the_piece))
+            }
+            None => cost(&usage, &BTreeMap::new()),
+        }
+    }
+
+    /// The same at any output cap; where media are made or read, no cap makes a difference. `size` is
+    /// what was estimated.
+    ///
+    /// # Errors
+    /// [`CostOverflow`].
+    pub fn line(
+        &self,
+        size: &Size,
+        price: &Price,
+        service_tier: Option<&str>,
+    ) -> Result<CostLine, CostOverflow> {
+        if self.media != Media::None {
+            return self.cost_nanousd(price, service_tier).map(CostLine::level);
+        }
+        let usage = |output_tokens| Self { output_tokens, ..*self }.usage(price, service_tier);
+        price.line(&usage(0), &usage(choices(size)), service_tier)
+    }
+
+    /// The tokens, by the class they are expected to be of.
+    fn usage(&self, price: &Price, service_tier: Option<&str>) -> Usage {
+        let text = Usage { input_tokens: self.input_tokens, ..Usage::default() };
+        match self.media {
+            Media::Images(count) => {
+                Usage { image_output_tokens: count.saturating_mul(TOKENS_PER_IMAGE), ..text }
+            }
+            Media::Recordings(count) => {
+                let seconds = count.saturating_mul(SECONDS_PER_RECORDING);
+                let heard = seconds.saturating_mul(TOKENS_PER_SECOND_HEARD);
+                Usage { audio_input_tokens: heard, output_tokens: self.output_tokens, ..text }
+            }
+            Media::Speech(characters) => {
+                let spoken = characters.saturating_mul(SPOKEN_TOKENS_PER_100_CHARACTERS).div_ceil(100);
+                Usage { audio_output_tokens: spoken, ..text }
+            }
+            Media::Search | Media::None => {
+                let rates = price.terms.apply(&price.rates, self.input_tokens, service_tier).rates;
+                if rates.reasoning > rates.output {
+                    Usage { reasoning_tokens: self.output_tokens, ..text }
+                } else {
+                    Usage { output_tokens: self.output_tokens, ..text }
+                }
+            }
+        }
+    }
+
+    /// What it is by the piece, where the price knows such pieces.
+    fn pieces(&self, price: &Price) -> Option<BTreeMap<String, u64>> {
+        let (name, count) = match self.media {
+            Media::Images(count) => ("images", count),
+            Media::Recordings(count) => ("audio_seconds", count.saturating_mul(SECONDS_PER_RECORDING)),
+            Media::Speech(characters) => ("input_characters", characters),
+            Media::Search => ("search_units", 1),
+            Media::None => return None,
+        };
+        let known = price.terms.units_nanousd_per_million.contains_key(name);
+        known.then(|| [(name.to_owned(), count)].into())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pricing::{PriceBook, PriceMatch, PriceRow, Rates, Terms};
-    use std::sync::Arc;
-
-    #[test]
-    fn the_cap_counts_once_per_choice() {
-        let size = Size {
-            text_bytes: 401,
-            media_parts: 2,
-            max_output_tokens: Some(50),
-            choices: 3,
-            ..Size::default()
-        };
-        assert_eq!(estimate(&size, 1024), Estimate { input_tokens: 101 + 3_000, output_tokens: 150 });
-    }
-
-    #[test]
-    fn without_a_cap_the_default_is_held() {
-        let size = Size { text_bytes: 4, choices: 1, ..Size::default() };
-        assert_eq!(estimate(&size, 1024), Estimate { input_tokens: 1, output_tokens: 1024 });
-        // A missing number of choices is one.
-        assert_eq!(estimate(&Size { choices: 0, ..size }, 1024).output_tokens, 1024);
-    }
-
-    #[test]
-    fn an_absurd_request_reserves_no_more_than_the_longest_answers() {
-        let size = Size { max_output_tokens: Some(u64::MAX), choices: u32::MAX, ..Size::default() };
-        assert_eq!(estimate(&size, 1).output_tokens, 128 * 1_048_576);
-    }
-
-    fn price(matched: PriceMatch) -> Price {
-        let rates = Rates {
-            input: 1_000_000,
-            cache_write_1h: 2_000_000,
-            output: 10_000_000,
-            reasoning: 11_000_000,
-            ..Rates::default()
-        };
-        Price { matched, ..priced(rates, Terms::default()) }
-    }
-
-    fn priced(rates: Rates, terms: Terms) -> Price {
-        let row = PriceRow {
-            price_id: 1,
-            provider: "p".into(),
-            model: "m".into(),
-            effective_from_unix_s: 0,
-            rates,
-            reasons: false,
-            terms: Arc::new(terms),
-            unpriced: Arc::default(),
-        };
-        PriceBook::new([row], []).find("p", "m", 0).unwrap()
-    }
-
-    #[test]
-    fn a_bound_takes_the_dearest_of_everything() {
-        let size = Size { text_bytes: 744, max_output_tokens: Some(50), choices: 3, ..Size::default() };
-        let bound = upper_bound(&size, &price(PriceMatch::Exact), 4_096).unwrap();
-        assert_eq!(bound, Bound { amount_nanousd: 2 * 1_000 + 11 * 150, output_cap_tokens: None });
-    }
-
-    #[test]
-    fn a_missing_cap_is_written_into_the_request() {
-        let size = Size { choices: 2, ..Size::default() };
-        let bound = upper_bound(&size, &price(PriceMatch::Undated), 100).unwrap();
-        assert_eq!(bound, Bound { amount_nanousd: 2 * 256 + 11 * 200, output_cap_tokens: Some(100) });
-    }
-
-    #[test]
-    fn what_has_no_bound_is_said() {
-        let exact = price(PriceMatch::Exact);
-        assert!(upper_bound(&Size { media_parts: 1, ..Size::default() }, &exact, 1).is_err());
-        assert!(upper_bound(&Size::default(), &price(PriceMatch::Ceiling), 1).is_err());
-        let elsewhere = Size { server_context: true, max_output_tokens: Some(1), ..Size::default() };
-        assert!(upper_bound(&elsewhere, &exact, 1).is_err());
-        let signed = Size { unchangeable: true, ..Size::default() };
-        assert!(upper_bound(&signed, &exact, 1).is_err());
-        assert!(upper_bound(&Size { max_output_tokens: Some(1), ..signed }, &exact, 1).is_ok());
-        let unpriced = Price { unpriced: Arc::new(["output".to_owned()].into()), ..exact.clone() };
-        assert!(upper_bound(&Size::default(), &unpriced, 1).is_err());
-        let absurd = Size { max_output_tokens: Some(u64::MAX), choices: 9, ..Size::default() };
-        assert!(upper_bound(&absurd, &exact, 1).is_err());
-    }
-
-    #[test]
-    fn an_impossible_size_is_an_error() {
-        let size = Size { text_bytes: u64::MAX, media_parts: u32::MAX, ..Size::default() };
-        let rates = Rates { input: i64::MAX, ..Rates::default() };
-        assert_eq!(estimate(&size, 1).cost_nanousd(&priced(rates, Terms::default())), Err(CostOverflow));
-    }
-
-    #[test]
-    fn a_call_s_own_price_and_its_size_count_in_the_estimate_and_the_bound() {
-        use crate::pricing::SizeTier;
-        let rates = Rates { input: 1_000_000, output: 1_000_000, ..Rates::default() };
-        let dear = Rates { input: 3_000_000, output: 5_000_000, ..Rates::default() };
-        let terms = Terms {
-            sizes: vec![SizeTier { above_input_tokens: 100, at_threshold: false, rates: dear }],
-            units_nanousd_per_million: [("requests".to_owned(), 7_000_000)].into(),
-            ..Terms::default()
-        };
-        let price = priced(rates, terms);
-        let cost = |input_tokens| Estimate { input_tokens, output_tokens: 10 }.cost_nanousd(&price).unwrap();
-        assert_eq!((cost(100), cost(101)), (100 + 10 + 7, 303 + 50 + 7));
-        let bound = upper_bound(&Size { max_output_tokens: Some(10), ..Size::default() }, &price, 1).unwrap();
-        assert_eq!(bound.amount_nanousd, 256 + 10 + 7);
-    }
-}
+#[path = "estimate_tests.rs"]
+mod tests;

@@ -39,6 +39,14 @@ enum Command {
     /// the ledger, counters and rollup follow. Doing it again changes nothing. Exits with 0 when done, 1 when
     /// it failed, 2 when the call itself is wrong.
     Reprice(command::reprice::RepriceArguments),
+    /// Tell how a call would be decided just now, and why: the price found, what it would hold, the
+    /// budgets it meets and the steps of their ladders. Holds nothing. Exits with 0 when done, 1 when it
+    /// failed, 2 when the call itself is wrong.
+    Explain(command::explain::ExplainArguments),
+    /// Find budgets of an org that match nothing and, in an Envoy's configuration dump, ways to LLM hosts
+    /// around the filter. Exits with 0 when nothing was found, 3 when something was, 1 when it failed, 2 when the
+    /// call itself is wrong.
+    Lint(command::lint::LintArguments),
     /// The price list: look at it, set prices, import them, and see how a call's price is found.
     #[command(subcommand)]
     Prices(command::prices::PricesCommand),
@@ -56,6 +64,11 @@ fn main() -> ExitCode {
         Command::Migrate => with_database(|config| run(migrate(config))),
         Command::Aggregate(arguments) => with_database(|config| command::aggregate(&config, &arguments)),
         Command::Reprice(arguments) => with_database(|config| command::reprice::reprice(&config, &arguments)),
+        Command::Explain(arguments) => with_database(|config| command::explain::explain(&config, arguments)),
+        Command::Lint(arguments) if arguments.asks_the_database() => {
+            with_database(|config| command::lint::lint(Some(&config), &arguments))
+        }
+        Command::Lint(arguments) => command::lint::lint(None, &arguments),
         Command::Prices(command) => with_database(|config| command::prices::prices(&config, &command)),
         Command::Verify(arguments) => with_database(|config| command::verify(&config, &arguments)),
     }
@@ -78,7 +91,12 @@ fn usage(errors: &ConfigErrors) -> ExitCode {
 fn run(work: impl Future<Output = Result<(), Box<dyn std::error::Error>>>) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let done = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(work));
+    let done = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| {
+        let done = runtime.block_on(work);
+        // A thread that waits for a frozen database must not keep the process: it has had its time.
+        runtime.shutdown_background();
+        done
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -104,6 +122,10 @@ async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     };
     // The one line on standard output: whoever started this on port 0 reads the port from it.
     writeln!(std::io::stdout(), "listening on {}", application.addr()?)?;
+    if let Some(addr) = application.metrics_addr()? {
+        // Whoever wanted only the first line may have closed the pipe.
+        let _closed = writeln!(std::io::stdout(), "metrics on {addr}");
+    }
     application.run(stop).await?;
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::aggregate::error_text;
 use crate::ledger::counters::{KeyColumns, LOCK_COUNTERS};
 use crate::ledger::decide::{CounterKey, CounterRef};
 use crate::pricing::{PriceBook, Used};
-use crate::tracker::model::{Charge, Cost, Effects, Facts, NewEntry, Subject};
+use crate::tracker::model::{Charge, Cheaper, Cost, Effects, Facts, NewEntry, Subject};
 use crate::tracker::{records, rollup};
 
 /// Calls looked at in one transaction.
@@ -194,6 +194,10 @@ fn correction(row: &Row, book: &PriceBook) -> Result<Anew, RepriceError> {
             tags,
         },
         override_id: row.try_get("override_id")?,
+        cheaper: Cheaper {
+            asked_model: row.try_get("asked_model")?,
+            clamped_to_tokens: row.try_get("clamped_to_tokens")?,
+        },
         charge: Some(Charge {
             cost: Cost::Exactly(costed.nanousd),
             estimate_nanousd: 0,

@@ -39,7 +39,7 @@ pub async fn hold(pool: &PgPool, ask: &HoldAsk) -> sqlx::Result<bool> {
     for row in &rows {
         let key: (i64, String, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         counters.push(key);
-        fits &= row.try_get::<i64, _>("left_nanousd")? >= ask.amount_nanousd;
+        fits &= row.try_get::<i64, _>("left_nanousd")? >= ask.quote.amount_nanousd;
     }
     // A period that has just begun has no counter yet; the run is then to be started again.
     if !fits || counters.len() != 3 {
@@ -50,7 +50,7 @@ pub async fn hold(pool: &PgPool, ask: &HoldAsk) -> sqlx::Result<bool> {
         .bind(counters.iter().map(|key| key.0).collect::<Vec<_>>())
         .bind(counters.iter().map(|key| key.1.as_str()).collect::<Vec<_>>())
         .bind(counters.iter().map(|key| key.2).collect::<Vec<_>>())
-        .bind(ask.amount_nanousd)
+        .bind(ask.quote.amount_nanousd)
         .execute(&mut *transaction)
         .await?;
     sqlx::query(OPEN)
@@ -61,7 +61,7 @@ pub async fn hold(pool: &PgPool, ask: &HoldAsk) -> sqlx::Result<bool> {
         .bind(&ask.provider)
         .bind(&ask.model)
         .bind(ask.api.as_str())
-        .bind(ask.amount_nanousd)
+        .bind(ask.quote.amount_nanousd)
         .bind(sqlx::types::Json(&counters))
         .execute(&mut *transaction)
         .await?;

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use budget_backend::config::DatabaseConfig;
 use budget_backend::db;
 use budget_backend::ledger::{Decision, HoldAsk, Ledger};
+use budget_backend::pricing::CostLine;
+use budget_backend::quote::Quote;
 use purser_protocol::{Api, Payer};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row as _};
@@ -139,7 +141,6 @@ impl Field {
     pub fn ask(&self) -> HoldAsk {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         HoldAsk {
-            unknown_model: false,
             hold_id: new_id(),
             payer: Payer {
                 org: self.org.clone(),
@@ -149,8 +150,14 @@ impl Field {
             provider: "openai".to_owned(),
             model: "gpt-4o-mini".to_owned(),
             api: Api::OpenaiChat,
-            amount_nanousd: AMOUNT_NANOUSD,
-            bound: Err("not asked for"),
+            quote: Quote {
+                amount_nanousd: AMOUNT_NANOUSD,
+                line: CostLine::default(),
+                bound: Err("not asked for"),
+                unknown_model: false,
+                clampable: false,
+            },
+            others: Arc::new(BTreeMap::<String, Quote>::new()),
             tags: BTreeMap::new(),
         }
     }

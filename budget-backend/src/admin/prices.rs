@@ -174,17 +174,18 @@ pub async fn load_catalogue(
     .await
 }
 
-/// As [`load_catalogue`], but only into a list that has nothing beyond what came with the schema; gives
-/// the number of versions added.
+/// As [`load_catalogue`], but only into a list that no catalogue and no file was loaded into yet; what an
+/// operator set before stays. Gives the number of versions added.
 ///
 /// # Errors
 /// The database's; then nothing was written.
 pub async fn load_first(pool: &PgPool, wanted: Vec<Wanted>) -> sqlx::Result<usize> {
     let mut connection = pool.acquire().await?;
-    let touched: bool = sqlx::query("select exists (select from model_prices where source <> 'migration')")
-        .fetch_one(&mut *connection)
-        .await?
-        .try_get(0)?;
+    let touched: bool =
+        sqlx::query("select exists (select from model_prices where source in ('catalogue', 'import'))")
+            .fetch_one(&mut *connection)
+            .await?
+            .try_get(0)?;
     if touched {
         return Ok(0);
     }
@@ -195,7 +196,8 @@ pub async fn load_first(pool: &PgPool, wanted: Vec<Wanted>) -> sqlx::Result<usiz
         .await?
         .try_get(0)?;
     let versions = versions(&mut transaction).await?;
-    if !alone || versions.iter().any(|version| version.source != Source::Migration) {
+    let loaded = |version: &Version| matches!(version.source, Source::Catalogue | Source::Import);
+    if !alone || versions.iter().any(loaded) {
         return Ok(0);
     }
     let (_, entries) = plan::plan(&versions, wanted, Source::Catalogue, SINCE_EVER_UNIX_S, SINCE_EVER_UNIX_S);

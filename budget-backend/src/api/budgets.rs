@@ -1,5 +1,7 @@
 //! Budgets: make one, change its limit, list them with what they stand at.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -7,11 +9,13 @@ use axum::http::{HeaderMap, StatusCode};
 use purser_protocol::{Tier, Window, format_usd};
 use serde::{Deserialize, Serialize};
 
-use super::place::{Place, UsdText, actor, name, patterns, words};
+use super::holds::unix_now_s;
+use super::ladder::LadderBody;
+use super::place::{Place, UsdText, actor, patterns};
 use super::{ApiError, AppState, validate};
-use crate::admin::policies::TopUp;
 use crate::admin::{self, BudgetChange, BudgetRow, Changed, NewBudget, Standing};
-use crate::budget::{EACH, Mode, Scope, zone_or_utc};
+use crate::budget::{EACH, Mode, zone_or_utc};
+use crate::ladder::Ladder;
 use crate::ledger::decide::{CounterKey, CounterRef};
 use crate::ledger::store::insert_counters;
 use crate::pattern::Patterns;
@@ -41,6 +45,8 @@ pub struct Create {
     strict: bool,
     #[serde(default)]
     models: Vec<String>,
+    #[serde(default)]
+    ladder: LadderBody,
 }
 
 fn utc() -> String {
@@ -58,17 +64,8 @@ pub struct Change {
     limit_usd: Option<UsdText>,
     mode: Option<Mode>,
     strict: Option<bool>,
-}
-
-/// An extra amount for the running period.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TopUpBody {
-    amount_usd: UsdText,
-    #[serde(default)]
-    reason: String,
-    /// For a `*` budget the team or user it is for.
-    subject: Option<String>,
+    /// Whole: a step that is left out is off.
+    ladder: Option<LadderBody>,
 }
 
 /// Which budgets to list.
@@ -94,6 +91,8 @@ pub struct BudgetView {
     mode: Mode,
     strict: bool,
     models: Vec<String>,
+    #[serde(skip_serializing_if = "Ladder::is_empty")]
+    ladder: Ladder,
     limit_usd: String,
     /// Added to the limit in the running period.
     topped_up_usd: String,
@@ -117,7 +116,7 @@ pub async fn create(
     body: Result<Json<Create>, JsonRejection>,
 ) -> Result<(StatusCode, Json<BudgetView>), ApiError> {
     let Json(create) = body?;
-    let budget = check(create).map_err(ApiError::invalid)?;
+    let budget = check(create, &state).map_err(ApiError::invalid)?;
     let Some(row) = admin::create_budget(&state.pool, &actor(&headers)?, &budget).await? else {
         return Err(same_budget());
     };
@@ -142,9 +141,14 @@ pub async fn change(
             .map_err(ApiError::invalid)?,
         mode: change.mode,
         strict: change.strict,
+        ladder: change.ladder.map(|ladder| checked(ladder, &state)).transpose().map_err(ApiError::invalid)?,
     };
-    if change.limit_nanousd.is_none() && change.mode.is_none() && change.strict.is_none() {
-        return Err(ApiError::invalid("expected one of limit_usd, mode, strict"));
+    let changes_nothing = change.limit_nanousd.is_none()
+        && change.mode.is_none()
+        && change.strict.is_none()
+        && change.ladder.is_none();
+    if changes_nothing {
+        return Err(ApiError::invalid("expected one of limit_usd, mode, strict, ladder"));
     }
     match admin::change_budget(&state.pool, &actor(&headers)?, number, change).await? {
         Changed::To(row) => Ok(Json(one(&state, *row).await?)),
@@ -167,81 +171,13 @@ pub async fn archive(
     }
 }
 
-/// `POST /v1/budgets/{budget_id}/top-ups`: adds to the limit of the running period; acts on the next
-/// hold.
-pub async fn top_up(
-    State(state): State<AppState>,
-    headers: HeaderMap,
-    Path(budget_id): Path<String>,
-    body: Result<Json<TopUpBody>, JsonRejection>,
-) -> Result<(StatusCode, Json<BudgetView>), ApiError> {
-    let Json(body) = body?;
-    let none = || no_such_budget(&budget_id);
-    let number: i64 = budget_id.parse().map_err(|_| none())?;
-    let row = admin::budget(&state.pool, number).await?.ok_or_else(none)?;
-    let subject = check_subject(&row.set.scope, body.subject).map_err(ApiError::invalid)?;
-    let amount_nanousd = body.amount_usd.nanousd("amount_usd").map_err(ApiError::invalid)?;
-    if amount_nanousd == 0 {
-        return Err(ApiError::invalid("amount_usd: expected more than nothing"));
-    }
-    if !body.reason.is_empty() {
-        words("reason", &body.reason).map_err(ApiError::invalid)?;
-    }
-    let actor = actor(&headers)?;
-    refuse_if_replaced(&state, &row, &subject).await?;
-    let period = running_period(&state, &row).await?;
-    let top_up = TopUp { counter: counter_key(&row, &subject, period), amount_nanousd, reason: body.reason };
-    match admin::policies::top_up(&state.pool, &actor, &top_up).await {
-        Ok(Some(standing)) => Ok((StatusCode::CREATED, Json(view(&row, period, &standing)))),
-        Ok(None) => Err(none()),
-        Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code.starts_with("22")) => {
-            Err(ApiError::invalid("amount_usd: the top-ups of this period would be beyond what fits"))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// A top-up of one whose own budget replaces this `*` budget would do nothing, and is told so.
-async fn refuse_if_replaced(state: &AppState, row: &BudgetRow, subject: &str) -> Result<(), ApiError> {
-    if subject.is_empty() {
-        return Ok(());
-    }
-    let set = &row.set;
-    let own = |place: &str| if place == EACH { subject.to_owned() } else { place.to_owned() };
-    let own = Scope { org: set.scope.org.clone(), team: own(&set.scope.team), user: own(&set.scope.user) };
-    let (_, rows) = admin::budgets_of(&state.pool, &own.org).await?;
-    let replaces = |other: &NewBudget| {
-        (&other.scope, other.window, &other.models, other.mode)
-            == (&own, set.window, &set.models, Mode::Enforce)
-    };
-    match rows.iter().find(|other| replaces(&other.set)) {
-        Some(other) => Err(ApiError::conflict(format!(
-            "{own} has a budget of its own, {}, which replaces this one; top that one up",
-            other.budget_id
-        ))),
-        None => Ok(()),
-    }
-}
-
-/// Whom a top-up is for: nobody in particular, but for a `*` budget one team or user.
-fn check_subject(scope: &Scope, subject: Option<String>) -> Result<String, String> {
-    let each = scope.team == EACH || scope.user == EACH;
-    match subject {
-        Some(_) if !each => Err("subject: only for a budget of each team or user".to_owned()),
-        None if each => Err("subject: expected the name of the team or user to top up".to_owned()),
-        Some(one) if one == EACH => Err("subject: expected the name of one".to_owned()),
-        Some(one) => name("subject", &one).map(|()| one),
-        None => Ok(String::new()),
-    }
-}
-
 fn same_budget() -> ApiError {
     ApiError::conflict(
         "an active budget for this place, window, time zone, mode and models exists; PATCH /v1/budgets/{budget_id} changes it",
     )
 }
 
-fn no_such_budget(budget_id: impl std::fmt::Display) -> ApiError {
+pub(super) fn no_such_budget(budget_id: impl std::fmt::Display) -> ApiError {
     ApiError::not_found(format!("there is no active budget {budget_id}"))
 }
 
@@ -266,13 +202,13 @@ async fn count_from_now(state: &AppState, row: &BudgetRow) -> Result<(), ApiErro
     Ok(insert_counters(&state.pool, &[key].into()).await?)
 }
 
-async fn running_period(state: &AppState, row: &BudgetRow) -> Result<Period, ApiError> {
+pub(super) async fn running_period(state: &AppState, row: &BudgetRow) -> Result<Period, ApiError> {
     let zone = zone_or_utc(row.budget_id, &row.set.time_zone);
     let now_unix_s = admin::now_unix_s(&state.pool).await?;
     period(row.set.window, &zone, now_unix_s).map_err(|error| ApiError::unavailable(error.to_string()))
 }
 
-fn counter_key(row: &BudgetRow, subject: &str, period: Period) -> CounterKey {
+pub(super) fn counter_key(row: &BudgetRow, subject: &str, period: Period) -> CounterKey {
     let counter = CounterRef {
         budget_id: row.budget_id,
         subject: subject.to_owned(),
@@ -281,7 +217,7 @@ fn counter_key(row: &BudgetRow, subject: &str, period: Period) -> CounterKey {
     CounterKey { org: row.set.scope.org.clone(), counter }
 }
 
-fn check(create: Create) -> Result<NewBudget, String> {
+fn check(create: Create, state: &AppState) -> Result<NewBudget, String> {
     let scope = Place { org: create.org, team: create.team, user: create.user }.scope()?;
     Ok(NewBudget {
         scope,
@@ -291,7 +227,14 @@ fn check(create: Create) -> Result<NewBudget, String> {
         mode: create.mode,
         strict: create.strict,
         models: models(create.models)?,
+        ladder: checked(create.ladder, state)?,
     })
+}
+
+/// The ladder, if the price list of now knows its models.
+fn checked(ladder: LadderBody, state: &AppState) -> Result<Ladder, String> {
+    let prices = Arc::clone(&state.prices.borrow());
+    ladder.check(&prices, unix_now_s())
 }
 
 fn models(names: Vec<String>) -> Result<Patterns, String> {
@@ -351,7 +294,7 @@ async fn views(state: &AppState, org: &str, only: Option<i64>) -> Result<Vec<Bud
     Ok(views.collect())
 }
 
-fn view(row: &BudgetRow, period: Period, standing: &Standing) -> BudgetView {
+pub(super) fn view(row: &BudgetRow, period: Period, standing: &Standing) -> BudgetView {
     let set = &row.set;
     let scope = &set.scope;
     let each = !standing.subject.is_empty();
@@ -373,6 +316,7 @@ fn view(row: &BudgetRow, period: Period, standing: &Standing) -> BudgetView {
         mode: set.mode,
         strict: set.strict,
         models: set.models.names().to_vec(),
+        ladder: set.ladder.clone(),
         limit_usd: format_usd(set.limit_nanousd),
         topped_up_usd: format_usd(standing.topped_up_nanousd),
         period_start: rfc3339(period.start_unix_s),

@@ -38,6 +38,11 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "expected a valid token as Authorization: Bearer TOKEN")
     }
 
+    /// 403: who it is is known, or not asked for, and that is not enough.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, detail)
+    }
+
     /// 404.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
@@ -51,6 +56,21 @@ impl ApiError {
     /// 409: it exists already.
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, detail)
+    }
+
+    /// 408: the body did not come in time.
+    pub fn too_slow(limit: std::time::Duration) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, format!("the body: expected within {} ms", limit.as_millis()))
+    }
+
+    /// 413: a larger body than is read.
+    pub fn too_large(max_bytes: usize) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body: expected at most {max_bytes} bytes"))
+    }
+
+    /// What the framework refused by itself, in words of its own.
+    pub fn of_framework(status: StatusCode, words: impl Into<String>) -> Self {
+        Self::new(status, words)
     }
 
     /// 413: more items than a batch may carry.

@@ -1,19 +1,22 @@
 //! `POST /v1/holds`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use purser_protocol::{DenyReason, HoldRequest, HoldResponse, VERSION, format_usd};
+use purser_protocol::{DenyReason, HoldRequest, HoldResponse, Payer, VERSION, Verdict};
 
 use super::verdict::{Caller, deny};
 use super::{ApiError, AppState, validate};
-use crate::estimate::{Bound, estimate, most_input_tokens, upper_bound};
+use crate::config::EstimateConfig;
+use crate::identity::Identities;
+use crate::learned::LearnedLengths;
 use crate::ledger::HoldAsk;
-
-/// Most one hold may reserve: a million USD. A request that asks for more can't be right.
-pub const MAX_AMOUNT_NANOUSD: i64 = 1_000_000_000_000_000;
+use crate::metrics::{self, Waiting};
+use crate::pricing::PriceBook;
+use crate::quote::{Pricer, Quote};
 
 /// Longest deadline honoured; a caller that asks for more is answered at this one.
 const MAX_DEADLINE: Duration = Duration::from_secs(10);
@@ -28,58 +31,92 @@ pub async fn create(
     validate::version(request.version)?;
     let hold_id = request.hold_id;
     let deadline = received + Duration::from_millis(request.deadline_ms.into()).min(MAX_DEADLINE);
-    let verdict = match price(&state, &request) {
-        Ok(priced) => {
-            let caller = Caller::of(&request);
-            let decision = state.ledger.hold(ask(request, priced), deadline).await?;
-            for noted in caller.notes(&decision, unix_now_us()) {
-                state.tracker.verdicts().note(&noted);
-            }
-            caller.verdict(decision)
+    let identified = identify(&state.identities.borrow(), &request);
+    let verdict = match identified {
+        Ok(Some(payer)) => decide(&state, request, payer, deadline).await?,
+        Ok(None) => {
+            let (verdict, noted) = Caller::of(&request, &request.payer).unidentified(unix_now_us());
+            state.tracker.verdicts().note(&noted);
+            verdict
         }
         Err(message) => deny(DenyReason::NotPriceable, message),
     };
+    metrics::verdict(&verdict);
+    metrics::hold_took(received.elapsed());
     Ok(Json(HoldResponse { version: VERSION, hold_id, verdict }))
 }
 
-/// What a call may cost.
-struct Priced {
-    amount_nanousd: i64,
-    bound: Result<Bound, &'static str>,
-    unknown_model: bool,
-}
-
-/// What to hold for a request; the error says what is wrong with it.
-fn price(state: &AppState, request: &HoldRequest) -> Result<Priced, String> {
-    validate::payer(&request.payer)?;
+/// Who pays; `None` when nobody is known. The error says what is wrong with the request.
+pub fn identify(known: &Identities, request: &HoldRequest) -> Result<Option<Payer>, String> {
     validate::call(&request.call)?;
     validate::tags(&request.tags)?;
-    let (payer, call) = (&request.payer, &request.call);
-    let prices = state.prices.borrow();
-    let now_unix_s = unix_now_s();
-    let unpriced = "no price is known for any model";
-    let price = prices.find(&call.provider, &call.model, now_unix_s).ok_or(unpriced)?;
-    let dearest = prices
-        .dearest(&call.provider, &call.model, now_unix_s, most_input_tokens(&request.size))
-        .ok_or(unpriced)?;
-    let team = payer.team.as_deref().unwrap_or_default();
-    let learned = state.learned.borrow().output_tokens(&payer.org, team, &call.provider, &call.model);
-    let amount_nanousd = estimate(&request.size, learned.unwrap_or(state.default_output_tokens))
-        .cost_nanousd(&price)
-        .ok()
-        .filter(|amount| *amount <= MAX_AMOUNT_NANOUSD)
-        .ok_or_else(|| format!("the request may cost more than {} USD", format_usd(MAX_AMOUNT_NANOUSD)))?;
-    let bound = upper_bound(&request.size, &dearest, state.strict_output_tokens).and_then(|bound| {
-        (bound.amount_nanousd <= MAX_AMOUNT_NANOUSD).then_some(bound).ok_or("a size beyond all measure")
-    });
-    if !price.is_known() {
-        state.flagged.warn_once(&call.provider, &call.model, "ceiling", &[]);
+    if let Some(tier) = &request.service_tier {
+        validate::short_name("service_tier", tier)?;
     }
-    Ok(Priced { amount_nanousd, bound, unknown_model: !price.is_known() })
+    validate::who(&request.payer, request.lookup.as_ref())?;
+    let payer = known.resolve(&request.payer, request.lookup.as_ref());
+    if let Some(payer) = &payer {
+        validate::payer(payer)?;
+    }
+    Ok(payer)
+}
+
+async fn decide(
+    state: &AppState,
+    request: HoldRequest,
+    payer: Payer,
+    deadline: Instant,
+) -> Result<Verdict, ApiError> {
+    let caller = Caller::of(&request, &payer);
+    let pricer = pricer(state, &request, &payer);
+    let quoted = match pricer.price(&request.call.model) {
+        Ok(quoted) => quoted,
+        Err(message) => return Ok(deny(DenyReason::NotPriceable, message)),
+    };
+    if quoted.quote.unknown_model {
+        state.flagged.warn_once(&request.call.provider, &request.call.model, "ceiling", &[]);
+    }
+    let waiting = Waiting::hold();
+    let decided = state.ledger.hold(ask(request, payer, quoted.quote, pricer), deadline).await;
+    drop(waiting);
+    let decision = decided.inspect_err(metrics::hold_failed)?;
+    for noted in caller.notes(&decision, unix_now_us()) {
+        state.tracker.verdicts().note(&noted);
+    }
+    Ok(caller.verdict(decision))
+}
+
+/// What prices the call, with any model.
+fn pricer(state: &AppState, request: &HoldRequest, payer: &Payer) -> Pricer {
+    let (prices, learned) = (Arc::clone(&state.prices.borrow()), Arc::clone(&state.learned.borrow()));
+    pricer_of(prices, learned, state.estimates, request, payer)
+}
+
+/// The same of what was read anywhere.
+pub fn pricer_of(
+    prices: Arc<PriceBook>,
+    learned: Arc<LearnedLengths>,
+    estimates: EstimateConfig,
+    request: &HoldRequest,
+    payer: &Payer,
+) -> Pricer {
+    Pricer {
+        prices,
+        learned,
+        default_output_tokens: estimates.default_output_tokens,
+        strict_output_tokens: estimates.strict_output_tokens,
+        org: payer.org.clone(),
+        team: payer.team.clone().unwrap_or_default(),
+        provider: request.call.provider.clone(),
+        api: request.call.api,
+        size: request.size,
+        service_tier: request.service_tier.clone(),
+        at_unix_s: unix_now_s(),
+    }
 }
 
 /// Microseconds since the Unix epoch.
-fn unix_now_us() -> i64 {
+pub fn unix_now_us() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
@@ -90,16 +127,16 @@ pub fn unix_now_s() -> i64 {
     unix_now_us().div_euclid(1_000_000)
 }
 
-fn ask(request: HoldRequest, priced: Priced) -> HoldAsk {
+/// What the ledger is asked.
+pub fn ask(request: HoldRequest, payer: Payer, quote: Quote, pricer: Pricer) -> HoldAsk {
     HoldAsk {
         hold_id: request.hold_id,
-        payer: request.payer,
+        payer,
         provider: request.call.provider,
         model: request.call.model,
         api: request.call.api,
-        amount_nanousd: priced.amount_nanousd,
-        bound: priced.bound,
-        unknown_model: priced.unknown_model,
+        quote,
+        others: Arc::new(pricer),
         tags: request.tags,
     }
 }

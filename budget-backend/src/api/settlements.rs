@@ -1,21 +1,32 @@
 //! `POST /v1/settlements`.
 
+use std::time::Instant;
+
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use purser_protocol::{
-    Admission, Ending, ItemResult, MAX_BATCH_ITEMS, MAX_NAME_BYTES, Settlement, SettlementBatch,
-    SettlementItem, SettlementResponse, Usage, UsageQuality, VERSION,
+    Admission, DenyReason, Ending, ItemResult, MAX_BATCH_ITEMS, MAX_NAME_BYTES, Outcome, Payer, Settlement,
+    SettlementBatch, SettlementItem, SettlementResponse, Usage, UsageQuality, VERSION,
 };
 
-use super::holds::{MAX_AMOUNT_NANOUSD, unix_now_s};
+use super::accept::accept;
+use super::holds::{unix_now_s, unix_now_us};
 use super::{ApiError, AppState, validate};
 use crate::estimate::{Estimate, estimate};
 use crate::flagged::Flagged;
+use crate::identity::Identities;
 use crate::learned::LearnedLengths;
+use crate::metrics::{self, Waiting};
 use crate::pricing::{Costed, Price, PriceBook, Used};
+use crate::quote::MAX_AMOUNT_NANOUSD;
+use crate::tracker::TrackerFailure;
 use crate::tracker::fold::clamp_started_at;
 use crate::tracker::model::{Charge, Cost, Facts, HoldKey, Item, Quarantined, Settle, Subject};
+use crate::tracker::verdicts::{Noted, NotedOutcome};
+
+/// Most calls that one report of repeated denials counts: a filter sends one every few seconds.
+const MAX_REPEATED_DENIALS: i64 = 1_000_000;
 
 /// Prices a batch and hands it to the tracker; answers after the commit, item by item.
 pub async fn create(
@@ -28,25 +39,64 @@ pub async fn create(
         return Err(ApiError::too_many_items(MAX_BATCH_ITEMS));
     }
     let ids: Vec<_> = batch.items.iter().map(SettlementItem::hold_id).collect();
-    let outcomes = state.tracker.record(prepare_all(batch.items, &state)).await?;
+    let denials: Vec<Option<(Noted, i64)>> = batch.items.iter().map(repeated_denials).collect();
+    let outcomes = accept(&state, batch.items).await?;
+    for ((noted, count), outcome) in
+        denials.into_iter().zip(&outcomes).filter_map(|(denials, outcome)| Some((denials?, outcome)))
+    {
+        if *outcome == Outcome::Recorded && count > 0 {
+            state.tracker.verdicts().note_many(&noted, count);
+        }
+    }
     let results =
         ids.into_iter().zip(outcomes).map(|(hold_id, outcome)| ItemResult { hold_id, outcome }).collect();
     Ok(Json(SettlementResponse { version: VERSION, results }))
 }
 
+/// Prices items and has the tracker record them; comes back after the commit.
+pub async fn commit(state: &AppState, items: Vec<SettlementItem>) -> Result<Vec<Outcome>, TrackerFailure> {
+    let prepared = prepare_all(items, state);
+    let (handed_over, _waiting) = (Instant::now(), Waiting::settlements());
+    let outcomes = state.tracker.record(prepared).await.inspect_err(metrics::settlements_failed)?;
+    metrics::settlements_took(handed_over.elapsed());
+    Ok(outcomes)
+}
+
 fn prepare_all(items: Vec<SettlementItem>, state: &AppState) -> Vec<(HoldKey, Item)> {
     let (prices, learned) = (state.prices.borrow(), state.learned.borrow());
+    let identities = state.identities.borrow();
     let known = Known {
+        identities: &identities,
         prices: &prices,
         learned: &learned,
         flagged: &state.flagged,
-        default_output_tokens: state.default_output_tokens,
+        default_output_tokens: state.estimates.default_output_tokens,
     };
     items.into_iter().map(|item| prepare(item, &known)).collect()
 }
 
+/// Calls that a filter refused by itself: how they are counted, and how many.
+fn repeated_denials(item: &SettlementItem) -> Option<(Noted, i64)> {
+    let SettlementItem::RepeatedDenials(denials) = item else { return None };
+    let noted = Noted {
+        org: denials.payer.org.clone(),
+        team: denials.payer.team.clone().unwrap_or_default(),
+        user: denials.payer.user.clone().unwrap_or_default(),
+        provider: denials.call.provider.clone(),
+        model: denials.call.model.clone(),
+        outcome: NotedOutcome::Denied,
+        reason: DenyReason::OverBudget.as_str(),
+        budget_id: denials.budget_id.max(0),
+        needed_nanousd: 0,
+        hold_id: denials.hold_id,
+        at_unix_us: unix_now_us(),
+    };
+    Some((noted, i64::try_from(denials.count).unwrap_or(i64::MAX).min(MAX_REPEATED_DENIALS)))
+}
+
 /// What settlements are priced with.
 struct Known<'a> {
+    identities: &'a Identities,
     prices: &'a PriceBook,
     learned: &'a LearnedLengths,
     flagged: &'a Flagged,
@@ -57,24 +107,40 @@ struct Known<'a> {
 /// that it doesn't hold up its batch; its hold then expires and is charged in full.
 fn prepare(item: SettlementItem, known: &Known<'_>) -> (HoldKey, Item) {
     let hold_id = item.hold_id();
-    let payer = item.payer().clone();
-    let prepared = validate::payer(&payer).and_then(|()| match &item {
-        SettlementItem::Void(_) => Ok(Item::Void(payer.clone())),
-        SettlementItem::Renew(_) => Ok(Item::Renew),
-        SettlementItem::RepeatedDenials(_) => Err("repeated denials are not counted".to_owned()),
-        SettlementItem::Settle(settlement) => {
-            settle(settlement, known).map(|settle| Item::Settle(Box::new(settle)))
-        }
+    let prepared = payer_of(&item, known).and_then(|payer| {
+        let prepared = match &item {
+            SettlementItem::Void(_) => Item::Void(payer.clone()),
+            SettlementItem::Renew(_) => Item::Renew,
+            SettlementItem::RepeatedDenials(denials) => {
+                validate::call(&denials.call)?;
+                // Leaves its id behind, so that a report that is sent twice counts once.
+                Item::Void(payer.clone())
+            }
+            SettlementItem::Settle(settlement) => {
+                let settlement = Settlement { payer: payer.clone(), ..Settlement::clone(settlement) };
+                Item::Settle(Box::new(settle(&settlement, known)?))
+            }
+        };
+        Ok((payer, prepared))
     });
     match prepared {
-        Ok(item) => ((payer.org, hold_id), item),
+        Ok((payer, item)) => ((payer.org, hold_id), item),
         Err(reason) => {
+            let payer = item.payer();
             tracing::error!(%hold_id, reason, "a settlement can't be recorded and is set aside");
             let org = payer.org.chars().filter(|c| !c.is_control()).take(MAX_NAME_BYTES).collect();
             // Written with `Debug`, which escapes whatever PostgreSQL's text would refuse.
             ((org, hold_id), Item::Quarantine(Quarantined { reason, item: format!("{item:?}") }))
         }
     }
+}
+
+/// Who pays, looked up if the filter never learnt it.
+fn payer_of(item: &SettlementItem, known: &Known<'_>) -> Result<Payer, String> {
+    validate::who(item.payer(), item.lookup())?;
+    let payer = known.identities.resolve(item.payer(), item.lookup());
+    let payer = payer.ok_or("lookup: nobody is known by these claims, and there is no fallback")?;
+    validate::payer(&payer).map(|()| payer)
 }
 
 fn settle(settlement: &Settlement, known: &Known<'_>) -> Result<Settle, String> {
@@ -91,16 +157,20 @@ fn settle(settlement: &Settlement, known: &Known<'_>) -> Result<Settle, String> 
         .prices
         .find_answered(&call.provider, &call.model, answered_model.as_deref(), at_unix_s)
         .ok_or("no price is known for any model")?;
-    let estimate = estimate(&settlement.size, known.output_tokens(settlement));
-    let estimate_nanousd =
-        estimate.cost_nanousd(&price).unwrap_or(MAX_AMOUNT_NANOUSD).min(MAX_AMOUNT_NANOUSD);
+    let estimate = estimate(call.api, &settlement.size, known.output_tokens(settlement));
     let service_tier = settlement.service_tier.clone().filter(|tier| validate::short_name("", tier).is_ok());
+    let estimate_nanousd = estimate.cost_nanousd(&price, service_tier.as_deref());
+    let estimate_nanousd = estimate_nanousd.unwrap_or(MAX_AMOUNT_NANOUSD).min(MAX_AMOUNT_NANOUSD);
     let charge = charge(settlement, price, service_tier.as_deref(), &estimate, estimate_nanousd)?;
     known.flagged.warn_once(&call.provider, &call.model, charge.price_flag, &charge.unpriced);
     let duration = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
     Ok(Settle {
         payer: settlement.payer.clone(),
         subject: subject(settlement),
+        asked_model: settlement
+            .asked_model
+            .clone()
+            .filter(|model| *model != call.model && validate::name("", model).is_ok()),
         charge,
         facts: Facts {
             answered_model,

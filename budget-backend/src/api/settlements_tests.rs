@@ -81,8 +81,13 @@ fn without_usage_it_is_charged_what_recent_answers_needed() {
     settlement.usage_quality = UsageQuality::None;
     let estimate = |settlement: &Settlement, learned: &LearnedLengths| {
         let prices = prices();
-        let known =
-            Known { prices: &prices, learned, flagged: &Flagged::default(), default_output_tokens: 1_024 };
+        let known = Known {
+            identities: &Identities::default(),
+            prices: &prices,
+            learned,
+            flagged: &Flagged::default(),
+            default_output_tokens: 1_024,
+        };
         settle(settlement, &known).unwrap().charge.estimate_nanousd
     };
     assert_eq!(estimate(&settlement, &learned), 1_024);
@@ -104,7 +109,13 @@ fn without_usage_it_is_charged_what_recent_answers_needed() {
 fn bad_tags_set_an_item_aside_with_the_reason_and_good_ones_go_along() {
     let (prices, learned) = (prices(), LearnedLengths::new(95));
     let flagged = Flagged::default();
-    let known = Known { prices: &prices, learned: &learned, flagged: &flagged, default_output_tokens: 1 };
+    let known = Known {
+        identities: &Identities::default(),
+        prices: &prices,
+        learned: &learned,
+        flagged: &flagged,
+        default_output_tokens: 1,
+    };
     let with_tag = |value: &str| {
         let tags = BTreeMap::from([("project".to_owned(), value.to_owned())]);
         prepare(SettlementItem::Settle(Box::new(Settlement { tags, ..settlement() })), &known).1
@@ -124,7 +135,13 @@ fn bad_tags_set_an_item_aside_with_the_reason_and_good_ones_go_along() {
 
 fn charge_of(settlement: &Settlement) -> Charge {
     let (prices, learned, flagged) = (prices(), LearnedLengths::new(95), Flagged::default());
-    let known = Known { prices: &prices, learned: &learned, flagged: &flagged, default_output_tokens: 1 };
+    let known = Known {
+        identities: &Identities::default(),
+        prices: &prices,
+        learned: &learned,
+        flagged: &flagged,
+        default_output_tokens: 1,
+    };
     settle(settlement, &known).unwrap().charge
 }
 
@@ -171,6 +188,12 @@ fn a_unit_without_any_known_price_is_charged_at_least_the_estimate_and_flagged()
     assert_eq!(charge.unpriced, ["web_search_requests"]);
     searched.units = BTreeMap::from([("x".repeat(65), 2)]);
     let (prices, learned, flagged) = (prices(), LearnedLengths::new(95), Flagged::default());
-    let known = Known { prices: &prices, learned: &learned, flagged: &flagged, default_output_tokens: 1 };
+    let known = Known {
+        identities: &Identities::default(),
+        prices: &prices,
+        learned: &learned,
+        flagged: &flagged,
+        default_output_tokens: 1,
+    };
     assert!(settle(&searched, &known).unwrap_err().starts_with("units: "));
 }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use purser_protocol::{
-    Call, MAX_NAME_BYTES, MAX_TAG_BYTES, MAX_TAGS, MAX_UNIT_BYTES, MAX_UNITS, OLDEST_VERSION, Payer, VERSION,
+    Call, Lookup, MAX_NAME_BYTES, MAX_TAG_BYTES, MAX_TAGS, MAX_UNIT_BYTES, MAX_UNITS, OLDEST_VERSION, Payer,
+    VERSION,
 };
 
 use super::ApiError;
+use crate::identity::check_lookup;
 
 /// Longest text of a call's tags. They are part of the rollup's key, and an index takes 2,704 bytes: this
 /// and five names of [`MAX_NAME_BYTES`].
@@ -51,6 +53,18 @@ pub fn payer(payer: &Payer) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Checks what is said of who pays: the payer, or where its org is to be looked up, what it is looked up
+/// by and what is known of it.
+pub fn who(known: &Payer, lookup: Option<&Lookup>) -> Result<(), String> {
+    let Some(lookup) = lookup.filter(|_| known.org.is_empty()) else { return payer(known) };
+    check_lookup(lookup)?;
+    // Whoever it turns out to be is an org's.
+    payer(&Payer { org: "-".to_owned(), ..known.clone() })?;
+    lookup.fallback.as_ref().map_or(Ok(()), |fallback| {
+        payer(fallback).map_err(|problem| problem.replacen("payer", "lookup.fallback", 1))
+    })
 }
 
 /// Checks the names of a call.

@@ -6,6 +6,8 @@ use purser_protocol::{
 use uuid::Uuid;
 
 use crate::budget::Mode;
+use crate::ledger::decide::Rewritten;
+use crate::ledger::steps::{Step, Stepped};
 use crate::ledger::{Decision, Grant, Refusal};
 use crate::rules::Barred;
 use crate::tracker::verdicts::{Noted, NotedOutcome};
@@ -15,16 +17,19 @@ use crate::window::rfc3339;
 pub struct Caller {
     hold_id: Uuid,
     payer: Payer,
+    /// Whether the payer was looked up, and the filter has to be told.
+    looked_up: bool,
     provider: String,
     model: String,
 }
 
 impl Caller {
-    /// The caller of a request.
-    pub fn of(request: &HoldRequest) -> Self {
+    /// The caller of a request, whose payer may have been looked up.
+    pub fn of(request: &HoldRequest, payer: &Payer) -> Self {
         Self {
             hold_id: request.hold_id,
-            payer: request.payer.clone(),
+            payer: payer.clone(),
+            looked_up: request.payer.org.is_empty(),
             provider: request.call.provider.clone(),
             model: request.call.model.clone(),
         }
@@ -32,19 +37,37 @@ impl Caller {
 
     /// The verdict of a decision.
     pub fn verdict(&self, decision: Decision) -> Verdict {
-        match decision {
+        let verdict = match decision {
             Decision::Granted(grant) | Decision::Repeated(grant) => Verdict::Allow(allow(grant)),
             Decision::Closed => {
                 deny(DenyReason::Closed, "this hold was closed before it was made".to_owned())
             }
             Decision::Refused(refusal) => Verdict::Deny(refused(&self.payer, &refusal)),
             Decision::Barred(barred) => barred_by(&barred),
+        };
+        let payer = self.looked_up.then(|| self.payer.clone());
+        match verdict {
+            Verdict::Allow(allow) => Verdict::Allow(Allow { payer, ..allow }),
+            Verdict::Deny(deny) => Verdict::Deny(Deny { payer, ..deny }),
         }
     }
 
-    /// What of a decision is worth counting.
-    pub fn notes(&self, decision: &Decision, now_unix_us: i64) -> Vec<Noted> {
-        let note = |outcome, reason, budget_id, needed_nanousd| Noted {
+    /// A denial by nobody being known, and how it is counted.
+    pub fn unidentified(&self, now_unix_us: i64) -> (Verdict, Noted) {
+        let message = "Nobody is known by what this call shows of its caller.".to_owned();
+        let noted = self.noted(NotedOutcome::Denied, DenyReason::Unidentified.as_str(), 0, 0, now_unix_us);
+        (deny(DenyReason::Unidentified, message), noted)
+    }
+
+    fn noted(
+        &self,
+        outcome: NotedOutcome,
+        reason: &'static str,
+        budget_id: i64,
+        needed_nanousd: i64,
+        at_unix_us: i64,
+    ) -> Noted {
+        Noted {
             org: self.payer.org.clone(),
             team: self.payer.team.clone().unwrap_or_default(),
             user: self.payer.user.clone().unwrap_or_default(),
@@ -55,7 +78,14 @@ impl Caller {
             budget_id,
             needed_nanousd,
             hold_id: self.hold_id,
-            at_unix_us: now_unix_us,
+            at_unix_us,
+        }
+    }
+
+    /// What of a decision is worth counting.
+    pub fn notes(&self, decision: &Decision, now_unix_us: i64) -> Vec<Noted> {
+        let note = |outcome, reason, budget_id, needed_nanousd| {
+            self.noted(outcome, reason, budget_id, needed_nanousd, now_unix_us)
         };
         let over_budget = DenyReason::OverBudget.as_str();
         match decision {
@@ -67,10 +97,18 @@ impl Caller {
                     };
                     note(outcome, over_budget, over.budget_id, grant.held_nanousd)
                 });
+                let steps = grant
+                    .steps
+                    .iter()
+                    .map(|step| note(outcome_of(step), "", step.budget_id, grant.held_nanousd));
+                let warned = grant
+                    .warnings
+                    .iter()
+                    .map(|warning| note(NotedOutcome::Warned, "", warning.budget_id, grant.held_nanousd));
                 let unbudgeted = grant.unbudgeted.iter();
                 let unbudgeted = unbudgeted
                     .map(|tier| note(NotedOutcome::Unbudgeted, tier.as_str(), 0, grant.held_nanousd));
-                passed_over.chain(unbudgeted).collect()
+                passed_over.chain(steps).chain(warned).chain(unbudgeted).collect()
             }
             Decision::Refused(refusal) => {
                 let budget_id = refusal.touch.key.counter.budget_id;
@@ -97,15 +135,28 @@ pub fn deny(reason: DenyReason, message: String) -> Verdict {
     Verdict::Deny(Deny { reason, message, ..Deny::default() })
 }
 
+fn outcome_of(stepped: &Stepped) -> NotedOutcome {
+    match (stepped.mode, stepped.step) {
+        (Mode::Enforce, Step::Warn) => NotedOutcome::Warned,
+        (Mode::Enforce, Step::Degrade) => NotedOutcome::Degraded,
+        (Mode::Enforce, Step::Clamp) => NotedOutcome::Clamped,
+        (Mode::Shadow, Step::Warn) => NotedOutcome::ShadowWarned,
+        (Mode::Shadow, Step::Degrade) => NotedOutcome::ShadowDegraded,
+        (Mode::Shadow, Step::Clamp) => NotedOutcome::ShadowClamped,
+    }
+}
+
 fn allow(grant: Grant) -> Allow {
-    let rewrite =
-        grant.output_cap_tokens.map(|cap| Rewrite { max_output_tokens: Some(cap), ..Rewrite::default() });
+    let Rewritten { model, output_cap_tokens, clamped } = grant.rewrite;
+    let rewrite = Rewrite { model, max_output_tokens: output_cap_tokens };
     Allow {
         held_nanousd: grant.held_nanousd,
         remaining: grant.remaining,
-        rewrite,
+        rewrite: (rewrite != Rewrite::default()).then_some(rewrite),
         strict: grant.strict,
-        ..Allow::default()
+        warnings: grant.warnings,
+        clamped,
+        payer: None,
     }
 }
 
@@ -166,6 +217,7 @@ fn refused(payer: &Payer, refusal: &Refusal) -> Deny {
         reason: DenyReason::OverBudget,
         message,
         strict: refusal.strict,
+        exhausted: refusal.exhausted,
         budget: Some(DeniedBudget {
             budget_id: touch.key.counter.budget_id,
             tier: touch.tier,
@@ -187,18 +239,21 @@ mod tests {
 
     fn caller() -> Caller {
         let payer = Payer { org: "acme".into(), team: Some("search".into()), user: None };
-        Caller { hold_id: Uuid::nil(), payer, provider: "openai".into(), model: "gpt-4o".into() }
+        Caller {
+            hold_id: Uuid::nil(),
+            payer,
+            looked_up: false,
+            provider: "openai".into(),
+            model: "gpt-4o".into(),
+        }
     }
 
     fn grant() -> Grant {
         Grant {
             held_nanousd: 9,
-            remaining: Vec::new(),
             strict: true,
-            output_cap_tokens: Some(64),
-            override_id: None,
-            passed_over: Vec::new(),
-            unbudgeted: Vec::new(),
+            rewrite: Rewritten { output_cap_tokens: Some(64), ..Rewritten::default() },
+            ..Grant::default()
         }
     }
 

@@ -1,5 +1,6 @@
 //! `budget-backend prices`: the price list.
 
+mod calculate;
 mod change;
 mod import;
 mod look;
@@ -28,6 +29,10 @@ pub enum PricesCommand {
     Show(ShowArguments),
     /// Tell how the price of a call is found: every rule tried, and the one that matched.
     Explain(ExplainArguments),
+    /// Tell what calls would cost: one JSON object a line on standard input, one a line on standard output.
+    /// {"provider": "openai", "model": "gpt-4o", "usage": {"input_tokens": 1000, "output_tokens": 100}};
+    /// answered_model, service_tier and units, as an answer names them, are optional.
+    Cost(CostArguments),
     /// Set a model's price by adding a version. `--model '*'` is the provider's rate of unknown models.
     Set(Box<SetArguments>),
     /// Let a name stand for a model: a deployment, an inference profile.
@@ -69,6 +74,13 @@ pub struct ExplainArguments {
     /// The model that the answer names.
     #[arg(long)]
     answered: Option<String>,
+    /// At the start of this UTC day, or at this instant. Now if not given.
+    #[arg(long, value_name = "DATE", value_parser = instant)]
+    at: Option<Timestamp>,
+}
+
+#[derive(Args)]
+pub struct CostArguments {
     /// At the start of this UTC day, or at this instant. Now if not given.
     #[arg(long, value_name = "DATE", value_parser = instant)]
     at: Option<Timestamp>,
@@ -178,6 +190,7 @@ async fn run(config: &DatabaseConfig, command: &PricesCommand) -> Result<(), Fai
         PricesCommand::List(arguments) => look::list_prices(&mut connect(config).await?, arguments).await,
         PricesCommand::Show(arguments) => look::show(&mut connect(config).await?, arguments).await,
         PricesCommand::Explain(arguments) => look::explain(&mut connect(config).await?, arguments).await,
+        PricesCommand::Cost(arguments) => calculate::cost(&mut connect(config).await?, arguments).await,
         PricesCommand::Set(arguments) => {
             let entry = change::entry(arguments).map_err(wrong)?;
             change::set(&mut connect(config).await?, entry).await

@@ -48,12 +48,10 @@ pub const LOCK_COUNTERS: &str = "
      order by c.org, c.budget_id, c.subject, c.period_start
        for update of c";
 
-/// Makes counters that don't exist yet, in key order: `$1` to `$4` as in [`KeyColumns`]. Each starts
-/// from what its period has spent already: whole UTC days from the daily summary, the whole hours
-/// before and after them from the hourly one, and the rests of hours (in zones that are not whole
-/// hours off UTC) from the detail. Calls under way are not in it; they count where their hold was made.
-pub const INSERT_COUNTERS: &str = r"
-    insert into budget_counters (org, budget_id, subject, period_start, spent_nanousd, opening_nanousd)
+/// What counters that don't exist yet would start from.
+macro_rules! openings {
+    () => {
+        r"
     select k.org, k.budget_id, k.subject, k.period_start, opening.nanousd, opening.nanousd
       from (select org, budget_id, subject, to_timestamp(period_unix_s) as period_start
               from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) as k (org, budget_id, subject, period_unix_s)) k
@@ -88,6 +86,29 @@ pub const INSERT_COUNTERS: &str = r"
                        join llm_requests r on r.org = k.org and r.occurred_at >= m.start and r.occurred_at < m.until
                       where (p.team = '' or r.team = p.team) and (p.user_name = '' or r.user_name = p.user_name)
                         and (p.models = '{}' or r.model like any (p.models))), 0))::bigint as nanousd
-      ) opening
-     order by k.org, k.budget_id, k.subject, k.period_start
-    on conflict do nothing";
+      ) opening"
+    };
+}
+
+/// Makes counters that don't exist yet, in key order: `$1` to `$4` as in [`KeyColumns`]. Each starts
+/// from what its period has spent already: whole UTC days from the daily summary, the whole hours
+/// before and after them from the hourly one, and the rests of hours (in zones that are not whole
+/// hours off UTC) from the detail. Calls under way are not in it; they count where their hold was made.
+pub const INSERT_COUNTERS: &str = concat!(
+    "insert into budget_counters (org, budget_id, subject, period_start, spent_nanousd, opening_nanousd)",
+    openings!(),
+    " order by k.org, k.budget_id, k.subject, k.period_start on conflict do nothing"
+);
+
+/// Reads counters, and what those that don't exist yet would start from, without locking or making any:
+/// `$1` to `$4` as in [`KeyColumns`].
+pub const READ_COUNTERS: &str = concat!(
+    "select o.org, o.budget_id, o.subject, extract(epoch from o.period_start)::bigint as period_unix_s,
+            coalesce(c.spent_nanousd, o.opening) as spent_nanousd, coalesce(c.held_nanousd, 0) as held_nanousd,
+            coalesce(c.topped_up_nanousd, 0) as topped_up_nanousd
+       from (",
+    openings!(),
+    ") as o (org, budget_id, subject, period_start, opening, spent)
+       left join budget_counters c on c.org = o.org and c.budget_id = o.budget_id and c.subject = o.subject
+                                  and c.period_start = o.period_start"
+);

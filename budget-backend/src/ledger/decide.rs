@@ -1,18 +1,21 @@
 //! The decision: may this hold be granted? Pure; no clock, no database.
 //!
 //! A hold is granted only if, after it, `spent + held <= limit` in every enforcing budget it touches;
-//! otherwise it changes nothing anywhere. Holds are decided one after another in arrival order, each
-//! seeing what those before it took.
+//! otherwise it changes nothing anywhere. Before it refuses, budgets' ladders may make the call a cheaper
+//! one ([`super::steps`]). Holds are decided one after another in arrival order, each seeing what those
+//! before it took.
 
 use std::collections::{BTreeMap, HashMap};
 
-use purser_protocol::{Tier, TierRemaining};
+use purser_protocol::{Tier, TierRemaining, Warning};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::HoldAsk;
+use super::steps::{self, Run, Stepped, standing};
 use super::terms::{Terms, Touch};
 use crate::budget::Mode;
+use crate::estimate::Bound;
 use crate::rules::Barred;
 
 /// Names one counter: a budget, whom of it, and the period. Their order is the lock order.
@@ -63,7 +66,7 @@ pub struct Counter {
 pub type Counters = HashMap<CounterKey, Counter>;
 
 /// A hold that the database knows already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KnownHold {
     /// Whether it is still open.
     pub open: bool,
@@ -71,6 +74,19 @@ pub struct KnownHold {
     pub held_nanousd: i64,
     /// Whether it was made for the same payer, provider and model.
     pub same_call: bool,
+    /// What its verdict changed.
+    pub rewrite: Rewritten,
+}
+
+/// What a verdict changes in a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rewritten {
+    /// The model that runs, when it is another than the one asked for.
+    pub model: Option<String>,
+    /// The output cap that the hold counts on and the request lacks, tokens per choice.
+    pub output_cap_tokens: Option<u64>,
+    /// Whether that cap is what a budget could pay.
+    pub clamped: bool,
 }
 
 /// Holds that exist already, by org and id.
@@ -92,7 +108,7 @@ pub enum Decision {
 }
 
 /// A hold that was granted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grant {
     /// What is held, nano-USD.
     pub held_nanousd: i64,
@@ -100,8 +116,13 @@ pub struct Grant {
     pub remaining: Vec<TierRemaining>,
     /// Whether an enforcing strict budget was touched.
     pub strict: bool,
-    /// The output cap that the hold counts on and the request lacks, tokens per choice.
-    pub output_cap_tokens: Option<u64>,
+    /// What has to be changed in the request.
+    pub rewrite: Rewritten,
+    /// Enforcing budgets that it brings to their warning or beyond.
+    pub warnings: Vec<Warning>,
+    /// Steps of ladders that were taken, and those that shadows would have taken; warnings of enforcing
+    /// budgets apart.
+    pub steps: Vec<Stepped>,
     /// The override without which a budget would have refused it.
     pub override_id: Option<i64>,
     /// Budgets that would have refused it: shadows, and those an override lifted.
@@ -126,10 +147,12 @@ pub struct Refusal {
     pub touch: Touch,
     /// What it stood at.
     pub counter: Counter,
-    /// What was asked for, nano-USD.
+    /// What was asked for, nano-USD; by the cheaper model, if it was degraded to one first.
     pub needed_nanousd: i64,
     /// Whether an enforcing strict budget was touched.
     pub strict: bool,
+    /// Whether any call to this model would be refused, however little it costs.
+    pub exhausted: bool,
 }
 
 impl Refusal {
@@ -141,7 +164,7 @@ impl Refusal {
 }
 
 /// Decides one hold and, if it is granted, takes the amount off every counter touched and marks the
-/// id as known. `counters` must hold every key in the terms.
+/// id as known. `counters` must hold every key in the terms, those of targets included.
 pub fn decide<'a>(
     ask: &'a HoldAsk,
     terms: &Terms,
@@ -149,96 +172,142 @@ pub fn decide<'a>(
     known: &mut KnownHolds<'a>,
 ) -> Decision {
     let id = (ask.payer.org.as_str(), ask.hold_id);
-    let strict = terms.strict_budget();
-    match known.get(&id) {
-        // What is asked for by the name of another call was never granted.
-        Some(known) if !known.same_call => return Decision::Closed,
-        Some(known) if known.open && strict.is_some() && !covers(known, ask) => return Decision::Closed,
-        Some(known) if known.open => {
-            let cap = ask.bound.as_ref().ok().and_then(|bound| bound.output_cap_tokens);
-            return Decision::Repeated(Grant {
-                held_nanousd: known.held_nanousd,
-                remaining: remaining(&terms.touches, counters),
-                strict: strict.is_some(),
-                output_cap_tokens: strict.and(cap),
-                override_id: None,
-                passed_over: Vec::new(),
-                unbudgeted: Vec::new(),
-            });
-        }
-        Some(_) => return Decision::Closed,
-        None => {}
+    if let Some(known) = known.get(&id) {
+        return repeat(ask, terms, counters, known);
     }
     if let Some(barred) = &terms.barred {
         return Decision::Barred(barred.clone());
     }
-    if terms.deny_unknown_models && ask.unknown_model {
+    if terms.deny_unknown_models && ask.quote.unknown_model {
         return Decision::Barred(Barred::UnknownModel);
     }
-    let (amount_nanousd, output_cap_tokens) = match (strict, &ask.bound) {
-        (None, _) => (ask.amount_nanousd, None),
-        (Some(_), Ok(bound)) => (bound.amount_nanousd, bound.output_cap_tokens),
-        // What an override lifts may be spent beyond; the estimate must do.
-        (Some(_), Err(_)) if terms.override_id.is_some() => (ask.amount_nanousd, None),
-        (Some(budget_id), Err(why)) => return Decision::Barred(Barred::NotBoundable { budget_id, why }),
+    let asked = match Run::of(None, terms, &ask.quote) {
+        Ok(asked) => asked,
+        Err(barred) => return Decision::Barred(barred),
     };
-    let passed_over = match pass(terms, amount_nanousd, counters) {
-        Ok(passed_over) => passed_over,
-        Err(refusal) => return Decision::Refused(refusal),
+    let (mut run, degraded) = steps::degrade(ask, asked.clone(), counters);
+    let mut taken: Vec<Stepped> = degraded.into_iter().collect();
+    let lifted = match pass(&run, counters) {
+        Ok(lifted) => lifted,
+        Err(touch) => match steps::clamp(&run, counters).map(|(run, step)| (pass(&run, counters), run, step))
+        {
+            Some((Ok(lifted), clamped, step)) => {
+                run = clamped;
+                taken.push(step);
+                lifted
+            }
+            _ => {
+                return Decision::Refused(Box::new(Refusal {
+                    touch: touch.clone(),
+                    counter: standing(touch, counters),
+                    needed_nanousd: run.amount_nanousd,
+                    strict: run.strict.is_some(),
+                    exhausted: steps::is_exhausted(ask, terms, counters),
+                }));
+            }
+        },
     };
-    for touch in &terms.touches {
-        if let Some(counter) = counters.get_mut(&touch.key) {
-            // Can't overflow: the check above saw to it.
-            counter.held_nanousd = counter.held_nanousd.saturating_add(amount_nanousd);
-        }
-    }
-    known.insert(id, KnownHold { open: true, held_nanousd: amount_nanousd, same_call: true });
-    let lifted = passed_over.iter().any(|over| over.mode == Mode::Enforce);
+    let (shadow_steps, shadow_refusals) = steps::shadows(ask, &asked, &run, counters);
+    taken.extend(shadow_steps);
+    let shadow = |budget_id| PassedOver { budget_id, mode: Mode::Shadow };
+    let override_id = run.terms.override_id.filter(|_| !lifted.is_empty());
+    let passed_over = shadow_refusals.into_iter().map(shadow).chain(lifted).collect();
+    take(&run, counters);
+    let rewrite = Rewritten {
+        model: run.model.map(ToOwned::to_owned),
+        output_cap_tokens: run.output_cap_tokens,
+        clamped: run.clamped,
+    };
+    let entry =
+        KnownHold { open: true, held_nanousd: run.amount_nanousd, same_call: true, rewrite: rewrite.clone() };
+    known.insert(id, entry);
     Decision::Granted(Grant {
-        held_nanousd: amount_nanousd,
-        remaining: remaining(&terms.touches, counters),
-        strict: strict.is_some(),
-        output_cap_tokens,
-        override_id: terms.override_id.filter(|_| lifted),
+        held_nanousd: run.amount_nanousd,
+        remaining: remaining(run.terms, counters),
+        strict: run.strict.is_some(),
+        rewrite,
+        warnings: steps::warnings(run.terms, counters),
+        steps: taken,
+        override_id,
         passed_over,
-        unbudgeted: terms.unbudgeted.clone(),
+        unbudgeted: run.terms.unbudgeted.clone(),
     })
 }
 
-/// Whether a hold made before covers the most that this call may cost.
-fn covers(known: &KnownHold, ask: &HoldAsk) -> bool {
-    ask.bound.as_ref().is_ok_and(|bound| bound.amount_nanousd <= known.held_nanousd)
+/// Answers an id that is known already.
+fn repeat(ask: &HoldAsk, terms: &Terms, counters: &Counters, known: &KnownHold) -> Decision {
+    // What is asked for by the name of another call was never granted.
+    if !known.open || !known.same_call {
+        return Decision::Closed;
+    }
+    let model = known.rewrite.model.as_deref();
+    let quote = model.map_or_else(|| Some(ask.quote.clone()), |model| ask.others.quote(model));
+    let terms = model.and_then(|model| terms.targets.get(model)).unwrap_or(terms);
+    let strict = terms.strict_budget().is_some();
+    let bound = quote.and_then(|quote| quote.bound.ok());
+    if strict && !bound.is_some_and(|bound| covers(known, &bound)) {
+        return Decision::Closed;
+    }
+    // A hold made before its budget became strict may lack the cap that it needs now.
+    let needed = bound.filter(|_| strict).and_then(|bound| bound.output_cap_tokens);
+    let output_cap_tokens = known.rewrite.output_cap_tokens.or(needed);
+    Decision::Repeated(Grant {
+        held_nanousd: known.held_nanousd,
+        remaining: remaining(terms, counters),
+        strict,
+        rewrite: Rewritten { output_cap_tokens, ..known.rewrite.clone() },
+        warnings: steps::warnings(terms, counters),
+        ..Grant::default()
+    })
 }
 
-/// Whether every budget lets the amount through, and which only because they don't refuse.
-fn pass(terms: &Terms, amount_nanousd: i64, counters: &Counters) -> Result<Vec<PassedOver>, Box<Refusal>> {
-    let mut passed_over = Vec::new();
-    for touch in &terms.touches {
-        let counter = counters.get(&touch.key).copied().unwrap_or_default();
-        let short = left(touch, counter) < i128::from(amount_nanousd);
-        let refuses = short && touch.enforces() && terms.override_id.is_none();
-        // A counter that can't take the amount would fail the whole batch.
-        if refuses || counter.held_nanousd.checked_add(amount_nanousd).is_none() {
-            return Err(Box::new(Refusal {
-                touch: touch.clone(),
-                counter,
-                needed_nanousd: amount_nanousd,
-                strict: terms.strict_budget().is_some(),
-            }));
-        }
-        if short && !touch.replaced {
-            passed_over.push(PassedOver { budget_id: touch.key.counter.budget_id, mode: touch.mode });
+/// Whether a hold made before covers the most that this call may cost as its verdict rewrote it.
+fn covers(known: &KnownHold, bound: &Bound) -> bool {
+    let cap = known.rewrite.output_cap_tokens;
+    let amount = cap.map_or(Ok(bound.amount_nanousd), |cap| bound.line.amount_nanousd(cap));
+    amount.is_ok_and(|amount| amount <= known.held_nanousd)
+}
+
+fn take(run: &Run<'_>, counters: &mut Counters) {
+    for touch in &run.terms.touches {
+        if let Some(counter) = counters.get_mut(&touch.key) {
+            // Can't overflow: the check before saw to it.
+            counter.held_nanousd = counter.held_nanousd.saturating_add(run.amount_nanousd);
         }
     }
-    Ok(passed_over)
 }
 
-fn limit(touch: &Touch, counter: Counter) -> i128 {
+/// Whether every budget lets the call through, and which only because an override lifts them; else the
+/// first that does not.
+fn pass<'t>(run: &Run<'t>, counters: &Counters) -> Result<Vec<PassedOver>, &'t Touch> {
+    let mut lifted = Vec::new();
+    for touch in &run.terms.touches {
+        let counter = standing(touch, counters);
+        let short = left(touch, counter) < i128::from(run.amount_nanousd) && touch.enforces();
+        // A counter that can't take the amount would fail the whole batch.
+        let overflows = counter.held_nanousd.checked_add(run.amount_nanousd).is_none();
+        if overflows || (short && run.terms.override_id.is_none()) {
+            return Err(touch);
+        }
+        if short {
+            lifted.push(PassedOver { budget_id: touch.key.counter.budget_id, mode: touch.mode });
+        }
+    }
+    Ok(lifted)
+}
+
+/// The limit of a period, nano-USD.
+pub(crate) fn limit(touch: &Touch, counter: Counter) -> i128 {
     i128::from(touch.limit_nanousd) + i128::from(counter.topped_up_nanousd)
 }
 
+/// What is spent and held, nano-USD.
+pub(crate) fn used(counter: Counter) -> i128 {
+    i128::from(counter.spent_nanousd) + i128::from(counter.held_nanousd)
+}
+
 fn left(touch: &Touch, counter: Counter) -> i128 {
-    limit(touch, counter) - i128::from(counter.spent_nanousd) - i128::from(counter.held_nanousd)
+    limit(touch, counter) - used(counter)
 }
 
 fn saturated(amount: i128) -> i64 {
@@ -246,16 +315,17 @@ fn saturated(amount: i128) -> i64 {
 }
 
 /// For each tier with an enforcing budget, the one with the least left.
-fn remaining(touches: &[Touch], counters: &Counters) -> Vec<TierRemaining> {
+fn remaining(terms: &Terms, counters: &Counters) -> Vec<TierRemaining> {
     let mut least: BTreeMap<Tier, TierRemaining> = BTreeMap::new();
-    for touch in touches.iter().filter(|touch| touch.enforces()) {
-        let counter = counters.get(&touch.key).copied().unwrap_or_default();
+    for touch in terms.touches.iter().filter(|touch| touch.enforces()) {
+        let counter = standing(touch, counters);
+        let resets_in_s = touch.period.end_unix_s.map(|end| end.saturating_sub(terms.at_unix_s));
         let entry = TierRemaining {
             tier: touch.tier,
             window: touch.window,
             limit_nanousd: saturated(limit(touch, counter)),
             remaining_nanousd: saturated(left(touch, counter)),
-            resets_in_s: None,
+            resets_in_s: resets_in_s.map(|seconds| u64::try_from(seconds).unwrap_or_default()),
         };
         least
             .entry(touch.tier)

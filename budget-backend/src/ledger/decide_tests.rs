@@ -1,7 +1,11 @@
 use purser_protocol::{Payer, Window};
 
 use super::*;
+use std::sync::Arc;
+
 use crate::estimate::Bound;
+use crate::pricing::CostLine;
+use crate::quote::Quote;
 use crate::window::Period;
 
 fn touch(tier: Tier, budget_id: i64, limit_nanousd: i64) -> Touch {
@@ -16,6 +20,7 @@ fn touch(tier: Tier, budget_id: i64, limit_nanousd: i64) -> Touch {
         mode: Mode::Enforce,
         strict: false,
         replaced: false,
+        ladder: Arc::default(),
         period: Period { start_unix_s: 0, end_unix_s: Some(86_400) },
     }
 }
@@ -24,16 +29,27 @@ fn terms(touches: &[Touch]) -> Terms {
     Terms { touches: touches.to_vec(), ..Terms::default() }
 }
 
+/// What can't be clamped, with a bound of ten times the amount.
+fn quote(amount_nanousd: i64) -> Quote {
+    let line = CostLine::default();
+    Quote {
+        amount_nanousd,
+        line,
+        bound: Ok(Bound { amount_nanousd: amount_nanousd * 10, line, output_cap_tokens: Some(64) }),
+        unknown_model: false,
+        clampable: false,
+    }
+}
+
 fn ask(number: u128, amount_nanousd: i64) -> HoldAsk {
     HoldAsk {
-        unknown_model: false,
         hold_id: Uuid::from_u128(number),
         payer: Payer { org: "acme".into(), team: None, user: None },
         provider: "openai".into(),
         model: "gpt-4o".into(),
         api: purser_protocol::Api::OpenaiChat,
-        amount_nanousd,
-        bound: Ok(Bound { amount_nanousd: amount_nanousd * 10, output_cap_tokens: Some(64) }),
+        quote: quote(amount_nanousd),
+        others: Arc::new(BTreeMap::<String, Quote>::new()),
         tags: BTreeMap::new(),
     }
 }
@@ -59,7 +75,7 @@ fn a_hold_that_fits_everywhere_is_held_everywhere() {
     let touches = [touch(Tier::Org, 1, 100), touch(Tier::Team, 2, 50), touch(Tier::User, 3, 50)];
     let mut counters = counters(&touches, 20, 10);
     let grant = grant(one(&terms(&touches), &mut counters, 20));
-    assert_eq!((grant.held_nanousd, grant.strict, grant.output_cap_tokens), (20, false, None));
+    assert_eq!((grant.held_nanousd, grant.strict, grant.rewrite.clone()), (20, false, Rewritten::default()));
     assert!(counters.values().all(|counter| counter.held_nanousd == 30));
     let left: Vec<(Tier, i64)> =
         grant.remaining.iter().map(|tier| (tier.tier, tier.remaining_nanousd)).collect();
@@ -116,7 +132,10 @@ fn a_repeat_is_answered_and_not_repeated_and_a_closed_id_stays_closed() {
     let barred = Terms { barred: Some(Barred::NoBudget(Tier::Team)), ..terms(&touches) };
     assert!(matches!(decide(&first, &barred, &mut counters, &mut known), Decision::Repeated(_)));
     assert!(matches!(decide(&next, &barred, &mut counters, &mut known), Decision::Barred(_)));
-    known.insert(("acme", Uuid::from_u128(1)), KnownHold { open: false, held_nanousd: 60, same_call: true });
+    known.insert(
+        ("acme", Uuid::from_u128(1)),
+        KnownHold { held_nanousd: 60, same_call: true, ..KnownHold::default() },
+    );
     assert_eq!(decide(&first, &terms(&touches), &mut counters, &mut known), Decision::Closed);
     let decision = decide(&other, &Terms::default(), &mut counters, &mut known);
     assert!(matches!(decision, Decision::Granted(_)));
@@ -128,9 +147,9 @@ fn a_repeat_that_is_another_call_is_not_answered_with_the_grant() {
     let mut counters = counters(&strict, 0, 0);
     // The bound of an ask is ten times its amount.
     for (known, amount_nanousd, repeats) in [
-        (KnownHold { open: true, held_nanousd: 60, same_call: true }, 6, true),
-        (KnownHold { open: true, held_nanousd: 60, same_call: true }, 7, false),
-        (KnownHold { open: true, held_nanousd: 60, same_call: false }, 6, false),
+        (KnownHold { open: true, held_nanousd: 60, same_call: true, ..KnownHold::default() }, 6, true),
+        (KnownHold { open: true, held_nanousd: 60, same_call: true, ..KnownHold::default() }, 7, false),
+        (KnownHold { open: true, held_nanousd: 60, ..KnownHold::default() }, 6, false),
     ] {
         let again = ask(1, amount_nanousd);
         let mut holds = KnownHolds::from([(("acme", again.hold_id), known)]);
@@ -209,9 +228,9 @@ fn a_strict_budget_holds_the_bound_and_refuses_what_has_none() {
     let touches = [Touch { strict: true, ..touch(Tier::Org, 1, 100) }, touch(Tier::User, 2, 1_000)];
     let mut counters = counters(&touches, 0, 0);
     let first = grant(one(&terms(&touches), &mut counters, 6));
-    assert_eq!((first.held_nanousd, first.strict, first.output_cap_tokens), (60, true, Some(64)));
+    assert_eq!((first.held_nanousd, first.strict, first.rewrite.output_cap_tokens), (60, true, Some(64)));
     assert!(matches!(one(&terms(&touches), &mut counters, 5), Decision::Refused(_)));
-    let unbounded = HoldAsk { bound: Err("media"), ..ask(3, 1) };
+    let unbounded = HoldAsk { quote: Quote { bound: Err("media"), ..quote(1) }, ..ask(3, 1) };
     let mut known = KnownHolds::new();
     let decision = decide(&unbounded, &terms(&touches), &mut counters, &mut known);
     assert_eq!(decision, Decision::Barred(Barred::NotBoundable { budget_id: 1, why: "media" }));

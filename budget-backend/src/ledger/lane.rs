@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::decide::{CounterKey, Counters, Decision, Grant, KnownHold, KnownHolds, decide};
+use super::decide::{CounterKey, Counters, Decision, Grant, KnownHold, KnownHolds, Rewritten, decide};
 use super::policies::Policies;
 use super::store::{Locked, NewHold, Session, Written};
 use super::terms::{Terms, terms};
@@ -53,6 +53,7 @@ pub async fn run(pool: PgPool, hold_ttl_s: i64, mut queue: mpsc::Receiver<Waitin
         if live.is_empty() {
             continue;
         }
+        crate::metrics::lane_batch(live.len());
         let asks: Vec<&HoldAsk> = live.iter().map(|waiting| &waiting.ask).collect();
         let last_deadline = live.iter().map(|waiting| waiting.deadline).max().unwrap_or(now);
         let answers = lane.answer(&asks, last_deadline).await;
@@ -164,7 +165,7 @@ impl<'a> Batch<'a> {
         self.calls(terms).map(|(ask, terms)| decide(ask, terms, &mut counters, &mut known)).collect()
     }
 
-    fn new_holds<'b>(&'b self, terms: &'b [Terms], decisions: &[Decision]) -> Vec<NewHold<'b>> {
+    fn new_holds<'b>(&'b self, terms: &'b [Terms], decisions: &'b [Decision]) -> Vec<NewHold<'b>> {
         let granted = self.calls(terms).zip(decisions).filter_map(|(call, decision)| match decision {
             Decision::Granted(grant) => Some((call, grant)),
             _ => None,
@@ -260,8 +261,10 @@ impl Lane {
             }
         }
         let terms = self.terms(batch)?;
-        let touches = || terms.iter().flat_map(|terms| &terms.touches);
-        let keys: BTreeSet<CounterKey> = touches().map(|touch| touch.key.clone()).collect();
+        // Those of the models that a ladder may degrade to as well: which one runs is known only under
+        // the locks, and by then none may be added.
+        let touches = terms.iter().flat_map(Terms::all_touches);
+        let keys: BTreeSet<CounterKey> = touches.map(|touch| touch.key.clone()).collect();
         let locked = session.lock(&keys, &batch.orgs).await?;
         self.clock = Some((Instant::now(), locked.now_unix_us));
         let in_force = !self.policies.forget_stale(&locked.versions);
@@ -332,24 +335,30 @@ async fn known_holds<'a>(session: &mut Session, batch: &Batch<'a>) -> sqlx::Resu
         let team = ask.payer.team.as_deref().unwrap_or_default();
         let user = ask.payer.user.as_deref().unwrap_or_default();
         let same_call = hold.call == [team, user, &ask.provider, &ask.model];
-        let entry = KnownHold { open: hold.open, held_nanousd: hold.held_nanousd, same_call };
+        let rewrite = hold.rewrite.clone();
+        let entry = KnownHold { open: hold.open, held_nanousd: hold.held_nanousd, same_call, rewrite };
         // Two asks by one id are one call only if both are the one it was made for.
         known.entry((org, ask.hold_id)).or_insert(entry).same_call &= same_call;
     }
     Ok(known)
 }
 
-fn new_hold<'a>(ask: &'a HoldAsk, terms: &'a Terms, grant: &Grant) -> NewHold<'a> {
+fn new_hold<'a>(ask: &'a HoldAsk, terms: &'a Terms, grant: &'a Grant) -> NewHold<'a> {
+    let Rewritten { model, output_cap_tokens, clamped } = &grant.rewrite;
+    let run = model.as_ref().and_then(|model| terms.targets.get(model)).unwrap_or(terms);
     NewHold {
         org: &ask.payer.org,
         hold_id: ask.hold_id,
         team: ask.payer.team.as_deref().unwrap_or_default(),
         user_name: ask.payer.user.as_deref().unwrap_or_default(),
         provider: &ask.provider,
-        model: &ask.model,
+        model: model.as_ref().unwrap_or(&ask.model),
+        asked_model: model.as_ref().map(|_| ask.model.as_str()),
+        output_cap_tokens: output_cap_tokens.map(|cap| i64::try_from(cap).unwrap_or(i64::MAX)),
+        clamped: *clamped,
         api: ask.api.as_str(),
         held_nanousd: grant.held_nanousd,
-        counters: terms.touches.iter().map(|touch| &touch.key.counter).collect(),
+        counters: run.touches.iter().map(|touch| &touch.key.counter).collect(),
         tags: &ask.tags,
         override_id: grant.override_id,
     }

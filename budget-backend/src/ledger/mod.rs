@@ -7,12 +7,16 @@
 pub mod counters;
 pub mod decide;
 mod lane;
+pub mod look;
 pub mod policies;
+pub mod policy_rows;
+pub mod steps;
 pub mod store;
 pub mod terms;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Instant;
 
 use purser_protocol::{Api, Payer};
@@ -21,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use crate::estimate::Bound;
+use crate::quote::{Quote, Quotes};
 
 pub use decide::{Decision, Grant, Refusal};
 
@@ -38,12 +42,10 @@ pub struct HoldAsk {
     pub model: String,
     /// The API spoken.
     pub api: Api,
-    /// What to hold, nano-USD.
-    pub amount_nanousd: i64,
-    /// What to hold where a strict budget is touched, or why nothing bounds it.
-    pub bound: Result<Bound, &'static str>,
-    /// Whether no price of its own is known for the model.
-    pub unknown_model: bool,
+    /// What to hold.
+    pub quote: Quote,
+    /// What to hold if another model runs it.
+    pub others: Arc<dyn Quotes>,
     /// Cost tags.
     pub tags: BTreeMap<String, String>,
 }

@@ -8,20 +8,17 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use purser_protocol::Tier;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
-use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgExecutor, PgPool, Postgres, Row};
 use uuid::Uuid;
 
 use super::counters::{INSERT_COUNTERS, KeyColumns};
-use super::decide::{Counter, CounterKey, CounterRef, Counters};
-use super::policies::{Policies, ScopePolicy};
-use crate::budget::{Budget, BudgetColumns, Scope};
-use crate::pattern::Patterns;
-use crate::rules::{Override, Rule};
+use super::decide::{Counter, CounterKey, CounterRef, Counters, Rewritten};
+use super::policies::Policies;
+use super::policy_rows::read_policies;
+use crate::budget::Scope;
 
 /// A hold to open.
 #[derive(Debug, Serialize)]
@@ -36,8 +33,14 @@ pub struct NewHold<'a> {
     pub user_name: &'a str,
     /// Who bills.
     pub provider: &'a str,
-    /// The model asked for.
+    /// The model that runs.
     pub model: &'a str,
+    /// The model asked for, when it is another.
+    pub asked_model: Option<&'a str>,
+    /// The output cap that its verdict wrote, tokens per choice.
+    pub output_cap_tokens: Option<i64>,
+    /// Whether that cap is what a budget could pay.
+    pub clamped: bool,
     /// The API spoken.
     pub api: &'static str,
     /// What is held, nano-USD.
@@ -66,8 +69,10 @@ pub struct FoundHold {
     pub open: bool,
     /// What it reserved, nano-USD.
     pub held_nanousd: i64,
-    /// Team, user, provider and model that it was made for.
+    /// Team, user, provider and model that it was made for; the model as it was asked for.
     pub call: [String; 4],
+    /// What its verdict changed.
+    pub rewrite: Rewritten,
 }
 
 /// What became of a write.
@@ -101,21 +106,7 @@ impl Session {
         scopes: &BTreeSet<Scope>,
         policies: &mut Policies,
     ) -> sqlx::Result<i64> {
-        let column = |of: fn(&Scope) -> &str| scopes.iter().map(of).collect::<Vec<&str>>();
-        let rows = sqlx::query(READ_POLICIES)
-            .bind(column(|scope| &scope.org))
-            .bind(column(|scope| &scope.team))
-            .bind(column(|scope| &scope.user))
-            .fetch_all(&mut *self.0)
-            .await?;
-        let mut now_unix_us = 0;
-        for row in &rows {
-            now_unix_us = row.try_get("now_us")?;
-            let scope = Scope::new(row.try_get("org")?, row.try_get("team")?, row.try_get("user_name")?);
-            let policy = scope_policy(row, &scope)?;
-            policies.insert(row.try_get("version")?, scope, policy);
-        }
-        Ok(now_unix_us)
+        read_policies(&mut self.0, scopes, policies).await
     }
 
     /// Begins, locks the counters in key order, and reads them and, under the locks, the clock and the
@@ -174,73 +165,7 @@ impl Session {
     }
 }
 
-const READ_POLICIES: &str = "
-    select s.org, s.team, s.user_name, coalesce(v.version, 0) as version,
-           (extract(epoch from clock_timestamp()) * 1000000)::bigint as now_us,
-           coalesce((select json_agg(json_build_object('budget_id', b.budget_id, 'window_kind', b.window_kind,
-                            'time_zone', b.time_zone, 'limit_nanousd', b.limit_nanousd, 'mode', b.mode,
-                            'strict', b.strict, 'models', b.models))
-                       from budgets b
-                      where b.org = s.org and b.team = s.team and b.user_name = s.user_name
-                        and b.archived_at is null), '[]') as budgets,
-           (select json_build_object('blocked', r.blocked, 'reason', r.reason,
-                   'allowed_models', r.allowed_models, 'denied_models', r.denied_models,
-                   'required_tiers', r.required_tiers,
-                   'unknown_models', r.unknown_models)
-              from call_rules r
-             where r.org = s.org and r.team = s.team and r.user_name = s.user_name) as rule,
-           coalesce((select json_agg(json_build_object('override_id', o.override_id,
-                            'expires_unix_us', (extract(epoch from least(o.expires_at, '9999-12-31')) * 1000000)::bigint)
-                            order by o.override_id)
-                       from overrides o
-                      where o.org = s.org and o.team = s.team and o.user_name = s.user_name
-                        and o.ended_at is null and o.expires_at > now()), '[]') as overrides
-      from unnest($1::text[], $2::text[], $3::text[]) as s (org, team, user_name)
-      left join budget_versions v on v.org = s.org";
-
-#[derive(Deserialize)]
-struct RuleColumns {
-    blocked: bool,
-    reason: String,
-    allowed_models: Patterns,
-    denied_models: Patterns,
-    required_tiers: Vec<Tier>,
-    unknown_models: String,
-}
-
-#[derive(Deserialize)]
-struct OverrideColumns {
-    override_id: i64,
-    expires_unix_us: i64,
-}
-
-fn scope_policy(row: &PgRow, scope: &Scope) -> sqlx::Result<ScopePolicy> {
-    let Json(budgets): Json<Vec<BudgetColumns>> = row.try_get("budgets")?;
-    let rule: Option<Json<RuleColumns>> = row.try_get("rule")?;
-    let Json(overrides): Json<Vec<OverrideColumns>> = row.try_get("overrides")?;
-    let budgets = budgets
-        .into_iter()
-        .map(|columns| Budget::from_columns(scope.clone(), columns))
-        .collect::<Result<Vec<_>, String>>()
-        .map_err(|problem| sqlx::Error::Decode(problem.into()))?;
-    let rule = rule.map(|Json(columns)| Rule {
-        scope: scope.clone(),
-        blocked: columns.blocked,
-        reason: columns.reason,
-        allowed_models: columns.allowed_models,
-        denied_models: columns.denied_models,
-        required_tiers: columns.required_tiers,
-        // A word nobody knows is not a permission.
-        deny_unknown_models: columns.unknown_models != "ceiling",
-    });
-    let overrides = overrides.into_iter().map(|columns| Override {
-        override_id: columns.override_id,
-        expires_unix_us: columns.expires_unix_us,
-    });
-    Ok(ScopePolicy { budgets, rule, overrides: overrides.collect() })
-}
-
-fn counter(row: &PgRow) -> sqlx::Result<(CounterKey, Counter)> {
+pub(super) fn counter(row: &PgRow) -> sqlx::Result<(CounterKey, Counter)> {
     let counter = CounterRef {
         budget_id: row.try_get("budget_id")?,
         subject: row.try_get("subject")?,
@@ -343,12 +268,15 @@ fn write_message(raises: &str, holds: &str, held_at_unix_us: i64, hold_ttl_s: i6
                 and c.period_start = to_timestamp(k.period_unix_s)
          )
          insert into holds (org, hold_id, team, user_name, provider, model, api, state, held_nanousd,
-                            counters, tags, override_id, held_at, expires_at)
+                            counters, tags, override_id, asked_model, output_cap_tokens, clamped, held_at,
+                            expires_at)
          select h.org, h.hold_id, h.team, h.user_name, h.provider, h.model, h.api, 'open', h.held_nanousd,
-                h.counters, h.tags, h.override_id, t.held_at, t.held_at + {hold_ttl_s} * interval '1 second'
+                h.counters, h.tags, h.override_id, h.asked_model, h.output_cap_tokens, h.clamped, t.held_at,
+                t.held_at + {hold_ttl_s} * interval '1 second'
            from json_to_recordset({holds})
                 as h (org text, hold_id uuid, team text, user_name text, provider text, model text, api text,
-                      held_nanousd bigint, counters jsonb, tags jsonb, override_id bigint),
+                      held_nanousd bigint, counters jsonb, tags jsonb, override_id bigint, asked_model text,
+                      output_cap_tokens bigint, clamped boolean),
                 (values (timestamptz 'epoch' + {held_at_unix_us} * interval '1 microsecond')) as t (held_at)
           order by h.org, h.hold_id;
          commit"
@@ -374,7 +302,8 @@ async fn known_holds(
 ) -> sqlx::Result<HashMap<(String, Uuid), FoundHold>> {
     let (orgs, hold_ids): (Vec<&str>, Vec<Uuid>) = ids.iter().copied().unzip();
     let rows = sqlx::query(
-        "select h.org, h.hold_id, h.state = 'open' as open, h.held_nanousd, h.team, h.user_name, h.provider, h.model
+        "select h.org, h.hold_id, h.state = 'open' as open, h.held_nanousd, h.team, h.user_name, h.provider, h.model,
+                h.asked_model, h.output_cap_tokens, h.clamped
            from unnest($1::text[], $2::uuid[]) as k (org, hold_id)
            join holds h using (org, hold_id)",
     )
@@ -384,15 +313,19 @@ async fn known_holds(
     .await?;
     rows.iter()
         .map(|row| {
+            let (ran, asked): (String, Option<String>) = (row.try_get("model")?, row.try_get("asked_model")?);
+            let cap: Option<i64> = row.try_get("output_cap_tokens")?;
+            let rewrite = Rewritten {
+                model: asked.as_ref().map(|_| ran.clone()),
+                output_cap_tokens: cap.and_then(|cap| u64::try_from(cap).ok()),
+                clamped: row.try_get("clamped")?,
+            };
+            let model = asked.unwrap_or(ran);
             let found = FoundHold {
                 open: row.try_get("open")?,
                 held_nanousd: row.try_get("held_nanousd")?,
-                call: [
-                    row.try_get("team")?,
-                    row.try_get("user_name")?,
-                    row.try_get("provider")?,
-                    row.try_get("model")?,
-                ],
+                call: [row.try_get("team")?, row.try_get("user_name")?, row.try_get("provider")?, model],
+                rewrite,
             };
             Ok(((row.try_get("org")?, row.try_get("hold_id")?), found))
         })

@@ -1,12 +1,14 @@
 //! The terms of a call: which counters it touches and what its payer may do at all. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use purser_protocol::{Payer, Tier, Window};
 
 use super::decide::{CounterKey, CounterRef};
 use super::policies::{Policies, ScopePolicy};
 use crate::budget::{Budget, Mode, Scope, matching};
+use crate::ladder::Ladder;
 use crate::rules::{Barred, barred, in_force};
 use crate::window::{Period, WindowError, period};
 
@@ -27,6 +29,8 @@ pub struct Touch {
     pub strict: bool,
     /// Whether an own row stands in for it: it counts and has no say.
     pub replaced: bool,
+    /// What it does before it refuses.
+    pub ladder: Arc<Ladder>,
     /// The period.
     pub period: Period,
 }
@@ -36,6 +40,12 @@ impl Touch {
     #[must_use]
     pub fn enforces(&self) -> bool {
         self.mode == Mode::Enforce && !self.replaced
+    }
+
+    /// Whether it notes what it would do.
+    #[must_use]
+    pub fn is_shadow(&self) -> bool {
+        self.mode == Mode::Shadow && !self.replaced
     }
 }
 
@@ -54,9 +64,19 @@ pub struct Terms {
     pub unbudgeted: Vec<Tier>,
     /// Whether models without a price of their own are refused.
     pub deny_unknown_models: bool,
+    /// The instant they are of, Unix seconds.
+    pub at_unix_s: i64,
+    /// By model: the terms of what a budget's ladder may degrade the call to. They have none themselves,
+    /// since a call is rewritten once.
+    pub targets: BTreeMap<String, Terms>,
 }
 
 impl Terms {
+    /// Every counter that the call may count in, whichever model runs it.
+    pub fn all_touches(&self) -> impl Iterator<Item = &Touch> {
+        self.touches.iter().chain(self.targets.values().flat_map(|terms| &terms.touches))
+    }
+
     /// The first enforcing strict budget touched.
     #[must_use]
     pub fn strict_budget(&self) -> Option<i64> {
@@ -72,7 +92,7 @@ impl Terms {
         let in_period = |period: &Period| {
             period.start_unix_s <= unix_s && period.end_unix_s.is_none_or(|end| unix_s < end)
         };
-        self.touches.iter().all(|touch| in_period(&touch.period))
+        self.all_touches().all(|touch| in_period(&touch.period))
             && self.override_until_unix_us.is_none_or(|until| unix_us < until)
     }
 }
@@ -105,17 +125,33 @@ pub fn touched<'a>(
                 mode: budget.mode,
                 strict: budget.strict,
                 replaced: found.replaced,
+                ladder: Arc::clone(&budget.ladder),
                 period,
             })
         })
         .collect()
 }
 
-/// The terms of a call at an instant, from what is set at its payer's scopes.
+/// The terms of a call at an instant, from what is set at its payer's scopes, with those of every model
+/// that a ladder may degrade it to.
 ///
 /// # Errors
 /// [`WindowError`] when a period can't be placed on the calendar.
 pub fn terms(
+    policies: &Policies,
+    payer: &Payer,
+    model: &str,
+    now_unix_us: i64,
+) -> Result<Terms, WindowError> {
+    let mut terms = terms_of_model(policies, payer, model, now_unix_us)?;
+    let says = terms.touches.iter().filter(|touch| !touch.replaced);
+    let targets: BTreeSet<&str> = says.filter_map(|touch| touch.ladder.target(model)).collect();
+    let of = |target: &str| Ok((target.to_owned(), terms_of_model(policies, payer, target, now_unix_us)?));
+    terms.targets = targets.into_iter().map(of).collect::<Result<_, WindowError>>()?;
+    Ok(terms)
+}
+
+fn terms_of_model(
     policies: &Policies,
     payer: &Payer,
     model: &str,
@@ -139,6 +175,8 @@ pub fn terms(
         unbudgeted: named.into_iter().flatten().filter(|tier| !budgeted.contains(tier)).collect(),
         touches,
         deny_unknown_models,
+        at_unix_s: now_unix_us.div_euclid(1_000_000),
+        targets: BTreeMap::new(),
     })
 }
 
@@ -168,6 +206,7 @@ mod tests {
             mode,
             strict: false,
             models: Patterns::default(),
+            ladder: Arc::default(),
         }
     }
 
@@ -242,5 +281,38 @@ mod tests {
         assert!(!at(86_399) && !at(2 * 86_400));
         let lifted = Terms { override_until_unix_us: Some(5), ..terms };
         assert!(!lifted.hold_at(86_400 * 1_000_000));
+    }
+
+    #[test]
+    fn the_terms_of_what_a_ladder_may_degrade_to_come_with_those_of_the_call() {
+        use crate::ladder::Degrade;
+        let org = Scope::new("acme", "", "");
+        let degrade = |target: &str| {
+            let models =
+                [("gpt-4o".to_owned(), target.to_owned()), ("other".to_owned(), "x".to_owned())].into();
+            Arc::new(Ladder { degrade: Some(Degrade { at_percent: 90, models }), ..Ladder::default() })
+        };
+        let of = |budget_id, mode, target: &str, models: &[&str]| Budget {
+            ladder: degrade(target),
+            models: Patterns::new(models.iter().map(|name| (*name).to_owned()).collect()),
+            ..budget(budget_id, org.clone(), mode)
+        };
+        let budgets = vec![
+            of(1, Mode::Enforce, "mini", &["gpt-4o"]),
+            of(2, Mode::Shadow, "nano", &[]),
+            of(3, Mode::Enforce, "never", &["mini"]),
+        ];
+        let denied = Patterns::new(vec!["nano".to_owned()]);
+        let rule = Some(Rule { denied_models: denied, ..rule(org.clone()) });
+        let terms = at(&[(org, ScopePolicy { budgets, rule, ..ScopePolicy::default() })], 5_000_000);
+        let touched = |terms: &Terms| -> Vec<i64> {
+            terms.touches.iter().map(|touch| touch.key.counter.budget_id).collect()
+        };
+        assert_eq!((touched(&terms), terms.barred.is_some(), terms.at_unix_s), (vec![1, 2], false, 5));
+        let targets: Vec<_> = terms.targets.iter().map(|(model, of)| (model.as_str(), touched(of))).collect();
+        assert_eq!(targets, [("mini", vec![2, 3]), ("nano", vec![2])]);
+        assert!(matches!(terms.targets["nano"].barred, Some(Barred::ModelNotAllowed { .. })));
+        assert!(terms.targets.values().all(|of| of.targets.is_empty()));
+        assert_eq!(terms.all_touches().count(), 5);
     }
 }

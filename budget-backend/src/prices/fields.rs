@@ -60,7 +60,10 @@ const TIERS: [(&str, &str); 6] = [
 
 /// Fields by the piece, and what filters call the piece. `input_cost_per_second` and `…_query` depend on
 /// the mode.
-const UNITS: [(&str, &str); 11] = [
+const UNITS: [(&str, &str); 14] = [
+    ("cache_read_input_audio_token_cost", "cached_audio_input_tokens"),
+    ("cache_read_input_image_token_cost", "cached_image_input_tokens"),
+    ("cache_creation_input_audio_token_cost", "cache_write_audio_input_tokens"),
     ("input_cost_per_request", "requests"),
     ("output_cost_per_image", "images"),
     ("input_cost_per_image", "input_images"),

@@ -20,6 +20,11 @@ const NANO_PER_MILLION: i32 = 15;
 /// A factor to millionths.
 const MILLIONTHS: i32 = 6;
 
+/// Places in [`CLASSES`].
+const OUTPUT: usize = 4;
+const REASONING: usize = 5;
+const IMAGE_OUTPUT: usize = 9;
+
 /// Modes whose answers have no output tokens.
 const WITHOUT_OUTPUT: [&str; 3] = ["embedding", "rerank", "moderation"];
 
@@ -276,12 +281,11 @@ impl<'a> Reading<'a> {
             return Err(self.error("", "names no model"));
         }
         if WITHOUT_OUTPUT.contains(&self.mode.as_str()) {
-            self.rates.entry((4, None, None)).or_insert(0);
+            self.rates.entry((OUTPUT, None, None)).or_insert(0);
         }
-        let known: [Option<i64>; 10] =
-            std::array::from_fn(|class| self.rates.get(&(class, None, None)).copied());
+        let known = self.known(None, None);
         for (class, name) in CLASSES.into_iter().enumerate() {
-            let side = if crate::pricing::rates::IS_INPUT[class] { 0 } else { 4 };
+            let side = if crate::pricing::rates::IS_INPUT[class] { 0 } else { OUTPUT };
             if known[class].is_none() && known[side].is_none() {
                 self.unpriced.insert(name.to_owned());
             }
@@ -318,28 +322,33 @@ impl<'a> Reading<'a> {
     }
 
     fn card(&self, above: Option<u64>, tier: Option<&str>) -> Rates {
-        Rates::from_known(std::array::from_fn(|class| self.rate(class, above, tier)))
+        Rates::from_known(self.known(above, tier))
     }
 
-    /// A class's rate at a size in a tier. Where the file doesn't say it, the dearer of those of the size
-    /// and of the tier, and where there is neither, the plain one.
+    /// What the file knows at a size in a tier. Models that make images and name no price of other output
+    /// charge it as images.
+    fn known(&self, above: Option<u64>, tier: Option<&str>) -> [Option<i64>; 10] {
+        let mut known: [Option<i64>; 10] = std::array::from_fn(|class| self.rate(class, above, tier));
+        if known[OUTPUT].is_none_or(|rate| rate == 0) && known[IMAGE_OUTPUT].is_some() {
+            known[OUTPUT] = known[IMAGE_OUTPUT];
+        }
+        known
+    }
+
+    /// A class's rate at a size in a tier, by the file's own arithmetic: the tier's rate, or the plain one
+    /// where it has none; each threshold that is crossed replaces it by its own rate in that tier, or its
+    /// plain one. Reasoning in a tier with a rate of output and none of reasoning costs what output does.
     fn rate(&self, class: usize, above: Option<u64>, tier: Option<&str>) -> Option<i64> {
-        let get =
-            |above, tier: Option<&str>| self.rates.get(&(class, above, tier.map(str::to_owned))).copied();
-        get(above, tier)
-            .or_else(|| {
-                let of_size = above.and_then(|_| self.at_or_below(class, above, None));
-                let of_tier = tier.and_then(|_| get(None, tier));
-                of_size.max(of_tier)
-            })
-            .or_else(|| get(None, None))
-    }
-
-    /// The rate of the largest threshold up to this one.
-    fn at_or_below(&self, class: usize, above: Option<u64>, tier: Option<&str>) -> Option<i64> {
-        let fits =
-            |key: &RateKey| key.0 == class && key.1.is_some() && key.1 <= above && key.2.as_deref() == tier;
-        self.rates.iter().rfind(|(key, _)| fits(key)).map(|(_, rate)| *rate)
+        let get = |class, above, tier: Option<&str>| {
+            self.rates.get(&(class, above, tier.map(str::to_owned))).copied()
+        };
+        let own_or_plain = |above| get(class, above, tier).or_else(|| get(class, above, None));
+        let as_output =
+            class == REASONING && get(class, None, tier).is_none() && get(OUTPUT, None, tier).is_some();
+        let below = if as_output { None } else { own_or_plain(None) };
+        let thresholds: BTreeSet<u64> = self.rates.keys().filter_map(|(_, above, _)| *above).collect();
+        let crossed = thresholds.into_iter().rev().filter(|threshold| Some(*threshold) <= above);
+        crossed.map(Some).find_map(own_or_plain).or(below)
     }
 }
 

@@ -97,6 +97,18 @@ impl PriceBook {
         book
     }
 
+    /// Everybody who bills: who has a price or an alias.
+    pub fn providers(&self) -> impl Iterator<Item = &str> {
+        let without_prices = self.aliases.keys().filter(|provider| !self.rows.contains_key(*provider));
+        self.rows.keys().chain(without_prices).map(String::as_str)
+    }
+
+    /// Every name by which a model has a price.
+    pub fn models_and_aliases(&self) -> impl Iterator<Item = &str> {
+        let models = self.rows.values().flat_map(BTreeMap::keys).filter(|model| *model != ANY);
+        models.chain(self.aliases.values().flat_map(BTreeMap::keys)).map(String::as_str)
+    }
+
     /// How many models have a price.
     #[must_use]
     pub fn models(&self) -> usize {

@@ -5,14 +5,23 @@ use std::collections::BTreeMap;
 use purser_protocol::Usage;
 
 use super::find::{Price, PriceMatch};
-use super::rates::{CLASSES, IS_INPUT};
+use super::rates::{CLASSES, IS_INPUT, Rates};
 use super::terms::{ONE, all_plain};
 
-const PER_MILLION: u128 = 1_000_000;
+/// Rates are per million.
+pub const PER_MILLION: u128 = 1_000_000;
 
 /// Units that stand for the same as tokens: where an answer counts tokens, these are not billed too.
 const INSTEAD_OF_TOKENS: [&str; 5] =
     ["images", "input_images", "audio_seconds", "input_characters", "output_characters"];
+
+/// Cached input that costs otherwise than cached text: the unit that counts its tokens, and the class
+/// (index in [`CLASSES`]) whose occurrence means that some of the cached input may be such.
+const CACHED_MEDIA: [(&str, usize); 3] = [
+    ("cached_audio_input_tokens", 6),
+    ("cache_write_audio_input_tokens", 6),
+    ("cached_image_input_tokens", 8),
+];
 
 /// A cost beyond what an `i64` of nano-USD holds (9.2 billion USD): not a price, a mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +47,23 @@ pub struct Costed {
     /// What occurred and had no known price; charged at the dearest rate known for it.
     pub unpriced: Vec<String>,
     /// Whether something occurred that has no known rate anywhere: it costs more than `nanousd`.
+    pub at_least: bool,
+}
+
+/// What a call costs, to the last part of a nano-USD.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Amount {
+    /// So many parts.
+    pub parts: u128,
+    /// So many of them are a nano-USD.
+    pub of: u128,
+}
+
+/// [`Costed`], not rounded.
+#[derive(Debug)]
+pub(super) struct Exact {
+    pub amount: Amount,
+    pub unpriced: Vec<String>,
     pub at_least: bool,
 }
 
@@ -67,15 +93,27 @@ pub fn all_input_tokens(usage: &Usage) -> u64 {
     classes.filter(|(_, is_input)| *is_input).fold(0, |sum, (tokens, _)| sum.saturating_add(tokens))
 }
 
+/// As [`all_input_tokens`], with cached input that is counted as a unit.
+fn input_tokens(used: Used<'_>) -> u64 {
+    let cached = CACHED_MEDIA.into_iter().filter_map(|(name, _)| used.units.get(name));
+    cached.fold(all_input_tokens(used.usage), |sum, tokens| sum.saturating_add(*tokens))
+}
+
 impl Price {
     /// What a call costs at this price.
     ///
     /// # Errors
     /// [`CostOverflow`].
     pub fn cost(&self, used: Used<'_>) -> Result<Costed, CostOverflow> {
+        let Exact { amount, unpriced, at_least } = self.exact(used)?;
+        Ok(Costed { nanousd: rounded_up(amount.parts, amount.of)?, unpriced, at_least })
+    }
+
+    /// The same before it is rounded.
+    pub(super) fn exact(&self, used: Used<'_>) -> Result<Exact, CostOverflow> {
         let mut unpriced = Vec::new();
-        let applied = self.terms.apply(&self.rates, all_input_tokens(used.usage), used.service_tier);
-        let mut rates = applied.rates;
+        let applied = self.terms.apply(&self.rates, input_tokens(used), used.service_tier);
+        let mut rates = self.with_cached_media(applied.rates, used);
         if !self.is_known() && !all_plain(used.service_tier) {
             rates = rates.dearest(self.ceiling.every);
         } else if applied.unknown_tier.is_some() {
@@ -110,12 +148,31 @@ impl Price {
                 unpriced.push(name.to_owned());
             }
             match known.or_else(|| self.ceiling.units.get(name)) {
+                Some(rate) if is_cached_media(name) => tokens.push((count, *rate)),
                 Some(rate) => pieces.push((count, *rate)),
                 None => at_least = true,
             }
         }
-        let nanousd = total(sum(tokens)?, &applied.multipliers, sum(pieces)?)?;
-        Ok(Costed { nanousd, unpriced, at_least })
+        let amount = total(sum(tokens)?, &applied.multipliers, sum(pieces)?)?;
+        Ok(Exact { amount, unpriced, at_least })
+    }
+
+    /// Where cached sound or images cost otherwise than cached text, and the call has such and doesn't tell
+    /// how much of it was cached: the dearer of the two for all that was.
+    fn with_cached_media(&self, mut rates: Rates, used: Used<'_>) -> Rates {
+        let occurring = used.usage.classes();
+        for (name, class) in CACHED_MEDIA {
+            let occurs = occurring.get(class).is_some_and(|count| *count > 0);
+            let known = self.terms.units_nanousd_per_million.get(name);
+            let Some(rate) = known.filter(|_| occurs && !used.units.contains_key(name)) else { continue };
+            if name.starts_with("cached") {
+                rates.cached_input = rates.cached_input.max(*rate);
+            } else {
+                rates.cache_write_5m = rates.cache_write_5m.max(*rate);
+                rates.cache_write_1h = rates.cache_write_1h.max(*rate);
+            }
+        }
+        rates
     }
 
     /// What is billed by the piece: what was counted, and the call itself where calls have a price.
@@ -136,8 +193,12 @@ fn is_instead(name: &str) -> bool {
     INSTEAD_OF_TOKENS.contains(&name)
 }
 
-/// Tokens times their factors, and pieces; rounded up once.
-fn total(tokens: u128, multipliers: &[i64], pieces: u128) -> Result<i64, CostOverflow> {
+fn is_cached_media(name: &str) -> bool {
+    CACHED_MEDIA.iter().any(|(unit, _)| *unit == name)
+}
+
+/// Tokens times their factors, and pieces.
+fn total(tokens: u128, multipliers: &[i64], pieces: u128) -> Result<Amount, CostOverflow> {
     let (mut above, mut below) = (1_u128, 1_u128);
     for multiplier in multipliers {
         let factor = u128::try_from(*multiplier).map_err(|_| CostOverflow)?;
@@ -148,8 +209,8 @@ fn total(tokens: u128, multipliers: &[i64], pieces: u128) -> Result<i64, CostOve
     }
     let tokens = tokens.checked_mul(above).ok_or(CostOverflow)?;
     let pieces = pieces.checked_mul(below).ok_or(CostOverflow)?;
-    let divisor = below.checked_mul(PER_MILLION).ok_or(CostOverflow)?;
-    rounded_up(tokens.checked_add(pieces).ok_or(CostOverflow)?, divisor)
+    let of = below.checked_mul(PER_MILLION).ok_or(CostOverflow)?;
+    Ok(Amount { parts: tokens.checked_add(pieces).ok_or(CostOverflow)?, of })
 }
 
 fn greatest_common_divisor(mut a: u128, mut b: u128) -> u128 {

@@ -9,7 +9,7 @@
 //! Never a prefix of another name. 4 and 5 are for unknown models and flag the call. The model that the
 //! answer names wins over the one asked for, unless only 4 or 5 are left for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::book::{ANY, Ceiling, PriceBook, PriceRow};
@@ -173,19 +173,20 @@ impl PriceBook {
             alike.filter_map(|other| self.row(provider, other, at_unix_s)).collect();
         let own = (price.rates, Arc::clone(&price.terms), Arc::clone(&price.unpriced));
         let others = rows.iter().map(|row| (row.rates, Arc::clone(&row.terms), Arc::clone(&row.unpriced)));
-        let (mut rates, mut per_call) = (Rates::default(), 0);
+        let (mut rates, mut units) = (Rates::default(), BTreeMap::new());
         for (plain, terms, unpriced) in std::iter::once(own).chain(others) {
             let factors = terms.largest_multipliers();
             for card in terms.reachable(&plain, most_input_tokens) {
                 rates = rates.dearest(card.with(card, |rate, _| raised(rate, &factors)));
             }
-            per_call = per_call.max(terms.per_call());
+            for (name, rate) in &terms.units_nanousd_per_million {
+                let dearest: &mut i64 = units.entry(name.clone()).or_default();
+                *dearest = (*dearest).max(*rate);
+            }
             if !unpriced.is_empty() {
                 price.unpriced = Arc::new(price.unpriced.union(&unpriced).cloned().collect());
             }
         }
-        let units =
-            std::iter::once(("requests".to_owned(), per_call)).filter(|(_, rate)| *rate > 0).collect();
         price.rates = rates;
         price.terms = Arc::new(Terms { units_nanousd_per_million: units, ..Terms::default() });
         Some(price)
@@ -221,24 +222,6 @@ impl PriceBook {
 }
 
 impl Price {
-    /// The rates to expect for an input of a size, nothing being known of its tier; of classes without a
-    /// known price the dearest known.
-    #[must_use]
-    pub fn expected_rates(&self, input_tokens: u64) -> Rates {
-        let rates = self.terms.apply(&self.rates, input_tokens, None).rates;
-        if self.unpriced.is_empty() {
-            return rates;
-        }
-        let mut classes = rates.classes();
-        let names = super::rates::CLASSES.into_iter().zip(self.ceiling.standard.classes());
-        for (rate, (name, ceiling)) in classes.iter_mut().zip(names) {
-            if self.unpriced.contains(name) {
-                *rate = (*rate).max(ceiling);
-            }
-        }
-        Rates::from_classes(classes)
-    }
-
     /// What the ledger says of it: `ceiling` for an unknown model, `partial` when something that
     /// occurred had no known price, else nothing.
     #[must_use]

@@ -11,11 +11,12 @@ use super::rates::Rates;
 pub const ONE: i64 = 1_000_000;
 
 /// Names of service tiers and places that cost what the plain rates say.
-const STANDARD: [&str; 11] = [
+const STANDARD: [&str; 12] = [
     "",
     "auto",
     "default",
     "standard",
+    "standard_only",
     "on_demand",
     "on-demand",
     "provisioned_throughput",
@@ -27,6 +28,9 @@ const STANDARD: [&str; 11] = [
 
 /// Tiers that no provider charges more for: without a rate of theirs, the plain one is on the dear side.
 const CHEAPER: [&str; 4] = ["flex", "batch", "on_demand_flex", "batch_api"];
+
+/// Parts of a tier's name that are looked at; no provider says more than three.
+const MAX_PARTS: usize = 8;
 
 /// Multipliers that exclude each other, for the upper bound: a call is served in one place.
 const PLACES: [&str; 3] = ["us", "eu", "regional"];
@@ -91,7 +95,7 @@ impl Terms {
     pub fn apply(&self, rates: &Rates, input_tokens: u64, service_tier: Option<&str>) -> Applied {
         let plain = at_size(rates, &self.sizes, input_tokens);
         let mut applied = Applied { rates: plain, multipliers: Vec::new(), unknown_tier: None };
-        for part in service_tier.unwrap_or_default().split('+') {
+        for part in service_tier.unwrap_or_default().split('+').take(MAX_PARTS) {
             let name = canonical(part);
             if let Some(card) = self.service_tiers.get(&name) {
                 applied.rates = at_size(&card.rates, &card.sizes, input_tokens);

@@ -232,7 +232,47 @@ fn a_class_without_a_known_price_costs_the_dearest_known_and_is_flagged_when_it_
     // It is sold by the image: the tokens are no price.
     assert_eq!(cost(&[("images", 2)]).nanousd, 14);
     assert!(cost(&[("images", 2)]).unpriced.is_empty());
-    assert_eq!(price.expected_rates(0).output, 100);
+}
+
+#[test]
+fn cached_sound_costs_what_it_costs_and_untold_the_dearer() {
+    let units =
+        [("cached_audio_input_tokens".to_owned(), 400_000), ("cached_image_input_tokens".to_owned(), 50_000)];
+    let multipliers_millionths = [("us".to_owned(), 1_100_000)].into();
+    let terms = Terms { units_nanousd_per_million: units.into(), multipliers_millionths, ..sized() };
+    let price = only(
+        Rates::from_known([
+            Some(1_000_000),
+            Some(100_000),
+            None,
+            None,
+            Some(1),
+            None,
+            Some(2_000_000),
+            None,
+            None,
+            None,
+        ]),
+        terms,
+    );
+    let cost = |usage: &Usage, units: &[(&str, u64)], service_tier| {
+        let units = units.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        price.cost(Used { usage, units: &units, service_tier }).unwrap().nanousd
+    };
+    let text = Usage { cached_input_tokens: 1_000, ..Usage::default() };
+    assert_eq!(cost(&text, &[], None), 100);
+    assert_eq!(cost(&text, &[("cached_audio_input_tokens", 500)], None), 100 + 200);
+    assert_eq!(cost(&text, &[("cached_audio_input_tokens", 500)], Some("us")), 330);
+    let heard = Usage { audio_input_tokens: 10, ..text };
+    assert_eq!(cost(&heard, &[], None), 400 + 20);
+    assert_eq!(cost(&heard, &[("cached_audio_input_tokens", 0)], None), 100 + 20);
+    // Images from the cache are cheaper than text here; what isn't told is charged as text.
+    let seen = Usage { image_input_tokens: 10, ..text };
+    assert_eq!(cost(&seen, &[], None), 100 + 10);
+    // All of it counts towards the size.
+    let large = Usage { cached_input_tokens: 199_000, ..Usage::default() };
+    assert_eq!(cost(&large, &[("cached_audio_input_tokens", 1_000)], None), 19_900 + 400);
+    assert_eq!(cost(&large, &[("cached_audio_input_tokens", 1_001)], None), 199_000 * 250 + 401);
 }
 
 #[test]

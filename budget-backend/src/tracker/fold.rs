@@ -14,7 +14,8 @@
 use purser_protocol::{Outcome, Payer};
 
 use super::model::{
-    Cost, Effects, Facts, HoldKey, HoldRow, HoldState, HoldUpdate, Item, NewEntry, Rows, Settle, Subject,
+    Cheaper, Cost, Effects, Facts, HoldKey, HoldRow, HoldState, HoldUpdate, Item, NewEntry, Rows, Settle,
+    Subject,
 };
 use crate::ledger::decide::{CounterKey, CounterRef};
 
@@ -79,12 +80,21 @@ fn fold_settle(key: &HoldKey, settle: &Settle, rows: &mut Rows, effects: &mut Ef
         counters,
         subject: subject.clone(),
         override_id: row.as_ref().and_then(|row| row.override_id),
+        cheaper: cheaper(row.as_ref(), settle),
         charge: Some(settle.charge.clone()),
         facts: settle.facts.clone(),
     };
     charge(entry, released, true, rows, effects);
     close(key, row, &subject, HoldState::Settled, rows, effects);
     Outcome::Recorded
+}
+
+/// What the hold says of it, or without a hold its sender. A call that went out by the model asked for,
+/// whatever its verdict said, was not made cheaper.
+fn cheaper(row: Option<&HoldRow>, settle: &Settle) -> Cheaper {
+    let held = row.map(|row| row.cheaper.clone()).unwrap_or_default();
+    let asked_model = held.asked_model.or_else(|| settle.asked_model.clone());
+    Cheaper { asked_model: asked_model.filter(|model| *model != settle.subject.model), ..held }
 }
 
 fn fold_void(key: &HoldKey, payer: &Payer, rows: &mut Rows, effects: &mut Effects) -> Outcome {
@@ -138,6 +148,7 @@ fn fold_expire(key: &HoldKey, rows: &mut Rows, effects: &mut Effects) -> Outcome
         counters: row.counters.clone(),
         subject: row.subject.clone(),
         override_id: row.override_id,
+        cheaper: row.cheaper.clone(),
         charge: None,
         facts: Facts { usage_quality: "none", admission: "held", ending: "unknown", ..Facts::default() },
     };
@@ -209,6 +220,7 @@ fn close(
             expires_at_unix_us: rows.now_unix_us,
             subject: subject.clone(),
             override_id: None,
+            cheaper: Cheaper::default(),
             dropped: false,
         })
     };

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::*;
-use crate::tracker::model::{Charge, Entries};
+use crate::tracker::model::{Charge, Cheaper, Entries};
 
 const NOW_US: i64 = 1_800_000_000_000_000;
 
@@ -34,6 +34,7 @@ fn settle(cost: Cost) -> Item {
     Item::Settle(Box::new(Settle {
         payer: payer(),
         subject: subject(),
+        asked_model: None,
         charge: Charge {
             cost,
             estimate_nanousd: 77,
@@ -58,6 +59,7 @@ fn row(state: HoldState) -> HoldRow {
         expires_at_unix_us: NOW_US - 1,
         subject: subject(),
         override_id: Some(3),
+        cheaper: Cheaper::default(),
         dropped: false,
     }
 }
@@ -348,5 +350,32 @@ fn an_id_that_is_held_again_after_it_was_charged_is_given_back_and_not_charged_a
         assert_eq!(model.apply(&item), Outcome::Duplicate, "{item:?}");
         assert_eq!((model.spent_nanousd, model.held_nanousd, model.entries.len()), (0, 0, 0), "{item:?}");
         assert_eq!(model.rows.holds[&key()].state, state, "{item:?}");
+    }
+}
+
+#[test]
+fn what_a_ladder_made_of_a_call_is_said_by_its_hold_and_without_one_by_its_sender() {
+    let asked = |model: &str| Some(model.to_owned());
+    let degraded = Cheaper { asked_model: asked("gpt-5.4"), clamped_to_tokens: Some(64) };
+    let ignored = Cheaper { asked_model: Some(subject().model), clamped_to_tokens: None };
+    let told = || {
+        let Item::Settle(mut settle) = settle(Cost::Exactly(5)) else { panic!("a settlement") };
+        settle.asked_model = asked("told");
+        Item::Settle(settle)
+    };
+    for (hold, item, expected) in [
+        (Some(degraded.clone()), settle(Cost::Exactly(5)), degraded.clone()),
+        (Some(degraded.clone()), told(), degraded.clone()),
+        (Some(degraded.clone()), Item::Expire, degraded),
+        (Some(ignored), settle(Cost::Exactly(5)), Cheaper::default()),
+        (Some(Cheaper::default()), settle(Cost::Exactly(5)), Cheaper::default()),
+        (None, told(), Cheaper { asked_model: asked("told"), clamped_to_tokens: None }),
+    ] {
+        let mut model = Model::new(hold.as_ref().map(|_| HoldState::Open));
+        if let (Some(hold), Some(row)) = (hold, model.rows.holds.get_mut(&key())) {
+            row.cheaper = hold;
+        }
+        model.apply(&item);
+        assert_eq!(model.entries[0].cheaper, expected, "{item:?}");
     }
 }

@@ -19,9 +19,10 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use postgres::Config;
 use purser_protocol::Outcome;
 use tokio::sync::oneshot;
+
+use crate::db::SyncConfig;
 
 pub use model::{HoldKey, Item};
 pub use verdicts::VerdictCounts;
@@ -78,7 +79,10 @@ impl Tracker {
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn start(config: Config, settings: TrackerSettings) -> std::io::Result<(Self, JoinHandle<()>)> {
+    pub fn start(
+        config: impl Into<SyncConfig>,
+        settings: TrackerSettings,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (queue, works) = sync_channel(settings.queue_len.max(1));
         let worker = Worker::new(config, settings);
         let verdicts = worker.verdicts().clone();

@@ -62,6 +62,8 @@ pub struct HoldRow {
     pub subject: Subject,
     /// The override that let it through where a budget would have refused it.
     pub override_id: Option<i64>,
+    /// What budgets' ladders made of it.
+    pub cheaper: Cheaper,
     /// Whether retention has dropped the row: this is then what its first ledger entry says of it.
     pub dropped: bool,
 }
@@ -73,6 +75,15 @@ impl HoldRow {
     pub fn says_where_it_counts(&self) -> bool {
         !(self.state == HoldState::Voided && self.counters.is_empty())
     }
+}
+
+/// What budgets' ladders made of a call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cheaper {
+    /// The model asked for, when a cheaper one was called instead.
+    pub asked_model: Option<String>,
+    /// The output cap to which the request's was lowered, tokens per choice.
+    pub clamped_to_tokens: Option<i64>,
 }
 
 /// Who pays for what: the columns holds and ledger entries share.
@@ -141,6 +152,8 @@ pub struct Settle {
     pub payer: Payer,
     /// The ledger's columns for it.
     pub subject: Subject,
+    /// The model asked for, when the sender says that another one was called.
+    pub asked_model: Option<String>,
     /// What it charges.
     pub charge: Charge,
     /// Facts for the detail row.
@@ -228,6 +241,8 @@ pub struct NewEntry {
     pub subject: Subject,
     /// The hold's override.
     pub override_id: Option<i64>,
+    /// What budgets' ladders made of it.
+    pub cheaper: Cheaper,
     /// How it was priced; `None` for an expired hold.
     pub charge: Option<Charge>,
     /// The rest of the row.

@@ -9,7 +9,7 @@ use purser_protocol::Payer;
 use uuid::Uuid;
 
 use super::fold::{MAX_AGE_US, clamp_started_at};
-use super::model::{Entries, HoldKey, HoldRow, HoldState, Item, Rows, Subject};
+use super::model::{Cheaper, Entries, HoldKey, HoldRow, HoldState, Item, Rows, Subject};
 use super::rollup::day;
 use super::session::Open;
 use super::store::StepError;
@@ -66,6 +66,9 @@ const READ: &str = "
                coalesce(h.provider, r.provider) as provider, coalesce(h.model, r.model) as model,
                coalesce(h.api, r.api) as api, coalesce(h.tags, r.tags) as tags,
                coalesce(h.override_id, r.override_id) as override_id,
+               coalesce(h.asked_model, r.asked_model) as asked_model,
+               case when h.hold_id is null then r.clamped_to_tokens when h.clamped then h.output_cap_tokens end
+                   as clamped_to_tokens,
                coalesce(h.held_nanousd, r.held_nanousd) as held_nanousd,
                coalesce(h.counters, r.counters) as counters,
                (extract(epoch from coalesce(h.held_at, r.occurred_at)) * 1000000)::bigint as held_at_us,
@@ -154,6 +157,10 @@ fn hold_row(row: &Row) -> Result<Option<HoldRow>, StepError> {
             tags,
         },
         override_id: row.try_get("override_id")?,
+        cheaper: Cheaper {
+            asked_model: row.try_get("asked_model")?,
+            clamped_to_tokens: row.try_get("clamped_to_tokens")?,
+        },
         dropped: state.is_none(),
     }))
 }
@@ -188,7 +195,7 @@ fn read_budgets(open: &mut Open<'_>, scopes: &BTreeSet<Scope>) -> Result<Vec<Bud
     let users: Vec<&str> = scopes.iter().map(|scope| scope.user.as_str()).collect();
     let rows = open.query(
         "select b.org, b.team, b.user_name, b.budget_id, b.window_kind, b.time_zone, b.limit_nanousd, b.mode,
-                b.strict, b.models
+                b.strict, b.models, b.ladder
            from unnest($1::text[], $2::text[], $3::text[]) as s (org, team, user_name)
            join budgets b on b.org = s.org and b.team = s.team and b.user_name = s.user_name
                          and b.archived_at is null",
@@ -233,6 +240,7 @@ fn budget_columns(row: &Row) -> Result<(Scope, BudgetColumns), postgres::Error> 
         mode: row.try_get("mode")?,
         strict: row.try_get("strict")?,
         models: row.try_get("models")?,
+        ladder: row.try_get("ladder")?,
     };
     Ok((scope, columns))
 }

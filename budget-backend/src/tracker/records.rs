@@ -105,6 +105,8 @@ pub struct EntryRecord<'a> {
     counters: &'a [CounterRef],
     tags: &'a BTreeMap<String, String>,
     override_id: Option<i64>,
+    asked_model: Option<&'a str>,
+    clamped_to_tokens: Option<i64>,
 }
 
 /// The records of some entries.
@@ -157,6 +159,8 @@ pub fn entries(entries: &[NewEntry], now_unix_us: i64) -> Result<Vec<EntryRecord
                 counters: &entry.counters,
                 tags: &entry.subject.tags,
                 override_id: entry.override_id,
+                asked_model: entry.cheaper.asked_model.as_deref(),
+                clamped_to_tokens: entry.cheaper.clamped_to_tokens,
             })
         })
         .collect()
@@ -178,7 +182,7 @@ pub const WRITE: &str = "
             output_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens, image_input_tokens,
             image_output_tokens, units, service_tier, price_id, price_flag, unpriced, reported_cost_nanousd,
             stream, http_status, ending, duration_ms, first_byte_ms, occurred_at, recorded_at, counters, tags,
-            override_id)
+            override_id, asked_model, clamped_to_tokens)
         select org, hold_id, entry, team, user_name, provider, api, model, answered_model,
             priced_as, price_match, price_effective_from, response_id, cost_nanousd, held_nanousd, cause, admission,
             usage_quality, input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
@@ -186,7 +190,7 @@ pub const WRITE: &str = "
             coalesce(image_input_tokens, 0), coalesce(image_output_tokens, 0), units, service_tier, price_id,
             price_flag, unpriced, reported_cost_nanousd,
             stream, http_status, ending, duration_ms, first_byte_ms, occurred_at, recorded_at, counters, tags,
-            override_id
+            override_id, asked_model, clamped_to_tokens
           from jsonb_populate_recordset(null::llm_requests, $5)
     )
     update budget_counters c

@@ -19,6 +19,7 @@ fn entry(entry: i32, cause: &'static str, cost_nanousd: i64, at_unix_us: i64) ->
         counters: Vec::new(),
         subject: Subject { team: "search".into(), model: "gpt-4o".into(), ..Subject::default() },
         override_id: None,
+        cheaper: crate::tracker::model::Cheaper::default(),
         charge: None,
         facts: Facts {
             usage: Usage { input_tokens: if settled { 10 } else { 0 }, ..Usage::default() },

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use postgres::types::ToSql;
-use postgres::{Client, Config, Error, NoTls, Row, Statement, Transaction};
+use postgres::{Client, Error, Row, Statement, Transaction};
+
+use crate::db::{ConnectError, SyncConfig};
 
 type Statements = HashMap<&'static str, Statement>;
 
@@ -17,9 +19,9 @@ impl Session {
     /// Connects.
     ///
     /// # Errors
-    /// The database's.
-    pub fn connect(config: &Config) -> Result<Self, Error> {
-        Ok(Self { client: config.connect(NoTls)?, statements: Statements::new() })
+    /// [`ConnectError`].
+    pub fn connect(config: &SyncConfig) -> Result<Self, ConnectError> {
+        Ok(Self { client: config.connect()?, statements: Statements::new() })
     }
 
     /// Whether the connection is known to be gone.

@@ -29,7 +29,7 @@ use purser_protocol::Outcome;
 use uuid::Uuid;
 
 use super::fold::fold;
-use super::model::{Effects, HoldKey, Item};
+use super::model::{Effects, HoldKey, Item, NewEntry};
 use super::read::{self, Days, Needs};
 use super::records::{self, HoldRecord, WriteRows};
 use super::rollup;
@@ -92,8 +92,9 @@ pub fn step(
     for _ in 0..MAX_ATTEMPTS {
         let mut open = session.begin()?;
         match attempt(&mut open, items, &needs, hold_ttl_s, &made)? {
-            Attempt::Done(outcomes) => {
+            Attempt::Done(outcomes, entries) => {
                 open.commit()?;
+                crate::metrics::charged(&entries);
                 return Ok(outcomes);
             }
             Attempt::Missing(missing) => {
@@ -108,7 +109,7 @@ pub fn step(
 }
 
 enum Attempt {
-    Done(Vec<Outcome>),
+    Done(Vec<Outcome>, Vec<NewEntry>),
     Missing(BTreeSet<CounterKey>),
     /// A row appeared between reading and locking.
     Changed,
@@ -136,7 +137,8 @@ fn attempt(
     if !charges_only(&effects, &days) {
         return Ok(Attempt::Changed);
     }
-    if write(open, &effects, rows.now_unix_us)? { Ok(Attempt::Done(outcomes)) } else { Ok(Attempt::Changed) }
+    let written = write(open, &effects, rows.now_unix_us)?;
+    if written { Ok(Attempt::Done(outcomes, effects.entries)) } else { Ok(Attempt::Changed) }
 }
 
 /// Whether every entry counts in one of the days that are locked.

@@ -33,6 +33,18 @@ pub enum NotedOutcome {
     Overridden,
     /// A tier of its payer has no budget.
     Unbudgeted,
+    /// It brought a budget to its warning or beyond.
+    Warned,
+    /// A budget had a cheaper model run it.
+    Degraded,
+    /// A budget lowered its output cap.
+    Clamped,
+    /// A shadow budget would have warned.
+    ShadowWarned,
+    /// A shadow budget would have had a cheaper model run it.
+    ShadowDegraded,
+    /// A shadow budget would have lowered its output cap.
+    ShadowClamped,
 }
 
 impl NotedOutcome {
@@ -44,6 +56,12 @@ impl NotedOutcome {
             Self::ShadowDenied => "shadow_denied",
             Self::Overridden => "overridden",
             Self::Unbudgeted => "unbudgeted",
+            Self::Warned => "warned",
+            Self::Degraded => "degraded",
+            Self::Clamped => "clamped",
+            Self::ShadowWarned => "shadow_warned",
+            Self::ShadowDegraded => "shadow_degraded",
+            Self::ShadowClamped => "shadow_clamped",
         }
     }
 }
@@ -188,8 +206,13 @@ impl VerdictCounts {
 
     /// Counts one verdict.
     pub fn note(&self, noted: &Noted) {
+        self.note_many(noted, 1);
+    }
+
+    /// Counts so many that are alike.
+    pub fn note_many(&self, noted: &Noted, count: i64) {
         let verdicts = Verdicts {
-            verdicts: 1,
+            verdicts: count,
             most_needed_nanousd: noted.needed_nanousd,
             last_hold_id: noted.hold_id,
             last_at_unix_us: noted.at_unix_us,

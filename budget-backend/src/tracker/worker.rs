@@ -3,7 +3,6 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use postgres::Config;
 use purser_protocol::Outcome;
 
 use super::model::{HoldKey, Item, Quarantined};
@@ -11,6 +10,7 @@ use super::session::Session;
 use super::store::{self, Due, StepError};
 use super::verdict_store::add_verdicts;
 use super::{TrackerFailure, TrackerSettings, VerdictCounts, Work};
+use crate::db::SyncConfig;
 
 /// Most items written in one transaction.
 const MAX_BATCH: usize = 512;
@@ -33,7 +33,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
 /// The thread's state; its single steps are public to tests.
 pub struct Worker {
-    config: Config,
+    config: SyncConfig,
     settings: TrackerSettings,
     session: Option<Session>,
     connected_at: Instant,
@@ -48,10 +48,10 @@ pub struct Worker {
 impl Worker {
     /// A worker that has not connected yet.
     #[must_use]
-    pub fn new(config: Config, settings: TrackerSettings) -> Self {
+    pub fn new(config: impl Into<SyncConfig>, settings: TrackerSettings) -> Self {
         let now = Instant::now();
         Self {
-            config,
+            config: config.into(),
             settings,
             session: None,
             connected_at: now,

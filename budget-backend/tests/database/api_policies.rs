@@ -123,7 +123,7 @@ async fn a_change_names_what_it_changes_and_acts_on_the_next_hold(pool: PgPool) 
     let made = budget(&service, json!({"limit_usd": "0"})).await;
     let path = format!("/v1/budgets/{}", made["budget_id"]);
     for nothing in [json!({}), json!({"limit_usd": null, "mode": null, "strict": null})] {
-        let expected = "expected one of limit_usd, mode, strict";
+        let expected = "expected one of limit_usd, mode, strict, ladder";
         refused(&service, Method::PATCH, &path, nothing, 422, expected).await;
     }
     assert_over(&verdict(&service).await, &made);

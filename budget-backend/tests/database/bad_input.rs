@@ -222,14 +222,14 @@ async fn a_place_a_window_and_a_zone_are_checked(pool: PgPool) {
         (with("models", r#"["a\u001bb"]"#), "models[0]: expected no control characters"),
         (
             with("model", r#"["o3"]"#),
-            "model: unknown field `model`, expected one of `org`, `team`, `user`, `window`, `time_zone`, `limit_usd`, `mode`, `strict`, `models`",
+            "model: unknown field `model`, expected one of `org`, `team`, `user`, `window`, `time_zone`, `limit_usd`, `mode`, `strict`, `models`, `ladder`",
         ),
         (
             with("budget_id", "1"),
-            "budget_id: unknown field `budget_id`, expected one of `org`, `team`, `user`, `window`, `time_zone`, `limit_usd`, `mode`, `strict`, `models`",
+            "budget_id: unknown field `budget_id`, expected one of `org`, `team`, `user`, `window`, `time_zone`, `limit_usd`, `mode`, `strict`, `models`, `ladder`",
         ),
         (r#"{"org":"a","org":"b","window":"day","limit_usd":"1"}"#.to_owned(), "duplicate field `org`"),
-        ("[]".to_owned(), "invalid length 0, expected struct Create with 9 elements"),
+        ("[]".to_owned(), "invalid length 0, expected struct Create with 10 elements"),
     ];
     cases.extend(plain.map(|(body, expected)| (body, expected.to_owned())));
     let cases: Vec<(String, &str)> = cases.iter().map(|(body, told)| (body.clone(), told.as_str())).collect();

@@ -1,5 +1,5 @@
 //! What the ledger should say, kept in memory: one org, a budget for all of it and one for each user a
-//! day. Small enough to be believed.
+//! day, with ladders. Small enough to be believed.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +13,20 @@ const HOLD_TTL_S: i64 = SETTINGS.hold_ttl_s;
 /// Age at which a closed hold's row is dropped, seconds; as the tests set the tracker up.
 const TOMBSTONE_AGE_S: i64 = 3_600;
 const DAY_S: i64 = 24 * 3_600;
+/// From when on a user's calls are degraded, percent of the user's budget.
+const DEGRADE_AT_PERCENT: i64 = 70;
+/// Lowest caps of the org's and the users' budgets, tokens.
+const FLOORS: [i64; 2] = [4, 8];
+
+/// The ladders, as the budgets' rows have them: the org's, the users'.
+pub fn ladders() -> [serde_json::Value; 2] {
+    let models = serde_json::json!({"gpt-4o-mini": CHEAP_MODEL});
+    [
+        serde_json::json!({"warn_at_percent": 50, "clamp": {"floor_tokens": FLOORS[0]}}),
+        serde_json::json!({"degrade": {"at_percent": DEGRADE_AT_PERCENT, "models": models},
+                           "clamp": {"floor_tokens": FLOORS[1]}}),
+    ]
+}
 
 #[derive(Clone, Copy, PartialEq)]
 enum State {
@@ -105,6 +119,7 @@ impl Oracle {
         self.dropped.contains_key(&id) && !self.calls.contains_key(&id)
     }
 
+    /// A call whose cap is `amount` tokens, of one nano-USD each; half with the cheap model.
     pub fn hold(&mut self, id: Uuid, amount: i64) -> &'static str {
         match self.calls.get(&id).map(|call| call.state) {
             Some(State::Open { .. }) => return "repeated",
@@ -116,13 +131,23 @@ impl Oracle {
             standings.get(&(place.to_owned(), start_s)).map_or(0, |(spent, held)| spent + held)
         };
         let user = payer_of(id).user.unwrap_or_default();
-        let fits = used("", 0) + amount <= self.org_limit + self.org_top_up
-            && used(&user, self.today() * DAY_S) + amount <= self.user_limit;
-        if !fits {
-            return "refused";
-        }
+        let user_used = used(&user, self.today() * DAY_S);
+        let cheap = (user_used + amount) * 100 >= self.user_limit * DEGRADE_AT_PERCENT;
+        let needed = if cheap { (amount + 1) / 2 } else { amount };
+        let left = [self.org_limit + self.org_top_up - used("", 0), self.user_limit - user_used];
+        let short = || left.into_iter().zip(FLOORS).filter(|(left, _)| *left < needed);
+        let held = match short().map(|(left, _)| left).min() {
+            None => needed,
+            Some(least) => {
+                let pays = if cheap { least * 2 } else { least };
+                if short().any(|(_, floor)| pays < floor) {
+                    return "refused";
+                }
+                least
+            }
+        };
         let state = State::Open { expires_at_s: self.now_s + HOLD_TTL_S };
-        self.calls.insert(id, Call { state, held: amount, day: Some(self.today()), closed_at_s: 0 });
+        self.calls.insert(id, Call { state, held, day: Some(self.today()), closed_at_s: 0 });
         "granted"
     }
 

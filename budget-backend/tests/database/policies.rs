@@ -4,6 +4,7 @@
 use budget_backend::budget::Mode;
 use budget_backend::ledger::decide::PassedOver;
 use budget_backend::ledger::{Decision, Grant, HoldAsk, Ledger};
+use budget_backend::quote::Quote;
 use budget_backend::rules::Barred;
 use purser_protocol::{Payer, Tier};
 use sqlx::PgPool;
@@ -186,9 +187,10 @@ async fn a_strict_budget_holds_the_bound_and_bars_what_has_none(pool: PgPool) {
     execute(&pool, "update budgets set strict = true").await;
     let ledger = ledger(&pool);
     let first = grant(&ledger, 1, &ann(), 60).await;
-    assert_eq!((first.held_nanousd, first.strict, first.output_cap_tokens), (600, true, Some(64)));
+    assert_eq!((first.held_nanousd, first.strict, first.rewrite.output_cap_tokens), (600, true, Some(64)));
     refused(&ledger, 2, &ann(), 41).await;
-    let unbounded = HoldAsk { bound: Err("media in the request"), ..ask(id(3), &ann(), 1) };
+    let unbounded =
+        HoldAsk { quote: Quote { bound: Err("media in the request"), ..quote(1) }, ..ask(id(3), &ann(), 1) };
     let decision = ledger.hold(unbounded, in_time()).await.unwrap();
     assert_eq!(
         decision,

@@ -103,7 +103,20 @@ async fn a_bad_file_or_argument_stops_before_anything_is_written(pool: PgPool) {
             format!("{{{good}, \"b\": {{\"litellm_provider\": \"p\", \"cost_per_wish\": 1}}}}"),
             "entry \"b\", field \"cost_per_wish\": unknown field",
         ),
+        (
+            format!("{{{good}, \"b\": {{\"litellm_provider\": \"p\", \"input_cost_per_token\": \"1,5\"}}}}"),
+            "entry \"b\", field \"input_cost_per_token\": expected a decimal number",
+        ),
+        (
+            format!("{{{good}, \"b\": {{\"litellm_provider\": \"p\", \"output_cost_per_furlong\": 1}}}}"),
+            "entry \"b\", field \"output_cost_per_furlong\": unknown field",
+        ),
+        (
+            format!("{{{good}, \"b\": {{\"litellm_provider\": \"p\", \"litellm_provider\": \"q\"}}}}"),
+            "entry \"b\": \"litellm_provider\" stands twice",
+        ),
         ("[1]".to_owned(), "not a price file in the LiteLLM format"),
+        ("provider,model,price\n".to_owned(), "not a price file in the LiteLLM format"),
     ] {
         std::fs::write(&file, &text).unwrap();
         let done = backend(&pool, &["prices", "import", file.to_str().unwrap()]).await;

@@ -4,9 +4,11 @@
 //! The clock is the run's own, so that days end and holds expire when the run says so: the sessions
 //! find functions `now()` and `clock_timestamp()` of the test before PostgreSQL's.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use budget_backend::ledger::decide::Rewritten;
 use budget_backend::ledger::{Decision, HoldFailure, Ledger};
 use budget_backend::tracker::{HoldKey, Item};
 use purser_protocol::Outcome;
@@ -14,7 +16,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 use uuid::Uuid;
 
-use crate::oracle::{Oracle, Standings, payer_of};
+use crate::oracle::{Oracle, Standings, ladders, payer_of};
 use crate::support::*;
 
 const STEPS: u64 = 250;
@@ -77,6 +79,8 @@ struct Run {
     tracker: Steps,
     oracle: Oracle,
     random: Random,
+    /// What the verdicts of granted ids changed.
+    rewrites: BTreeMap<Uuid, Rewritten>,
     label: String,
 }
 
@@ -91,8 +95,13 @@ impl Run {
         let oracle = Oracle::new(now_s, 900, 300);
         budget(&pool, "", "", "total", oracle.org_limit).await;
         budget(&pool, "search", "*", "day", oracle.user_limit).await;
+        for (place, ladder) in ["team = ''", "team <> ''"].into_iter().zip(ladders()) {
+            let sql = AssertSqlSafe(format!("update budgets set ladder = $1 where {place}"));
+            sqlx::query(sql).bind(ladder).execute(&pool).await.unwrap();
+        }
         let (ledger, tracker) = (ledger(&pool), steps(&pool));
-        Self { pool, survivor, ledger, tracker, oracle, random: Random(seed), label: String::new() }
+        let (random, rewrites) = (Random(seed), BTreeMap::new());
+        Self { pool, survivor, ledger, tracker, oracle, random, rewrites, label: String::new() }
     }
 
     /// Does something while every other session is killed at some point of it, or not at all.
@@ -125,7 +134,7 @@ impl Run {
         if self.random.below(8) == 0 {
             // A caller that leaves early, and asks again.
             let patience = Duration::from_micros(self.random.below(3_000));
-            let asked = self.ledger.hold(ask(id, &payer, amount), Instant::now() + patience).await;
+            let asked = self.ledger.hold(priced_ask(id, &payer, amount), Instant::now() + patience).await;
             // On a busy machine a lock can take longer than a session may wait; asked again, it must do.
             cut_off = matches!(asked, Err(HoldFailure::Deadline | HoldFailure::Database));
             if !cut_off {
@@ -134,7 +143,7 @@ impl Run {
         }
         for _ in 0..MOST_TRIES {
             let after_us = self.killing();
-            let asked = hold(&self.ledger, id, &payer, amount);
+            let asked = self.ledger.hold(priced_ask(id, &payer, amount), in_time());
             let answer = Self::perhaps_killing(&self.survivor, after_us, asked).await;
             if answer != Err(HoldFailure::Database) {
                 // A lane whose session dies tries again by itself.
@@ -147,8 +156,15 @@ impl Run {
 
     fn check_hold(&mut self, id: Uuid, amount: i64, answer: Result<Decision, HoldFailure>, repeats: bool) {
         let said = match answer {
-            Ok(Decision::Granted(_)) => "granted",
-            Ok(Decision::Repeated(_)) => "repeated",
+            Ok(Decision::Granted(grant)) => {
+                self.rewrites.insert(id, grant.rewrite);
+                "granted"
+            }
+            Ok(Decision::Repeated(grant)) => {
+                let first = self.rewrites.entry(id).or_insert_with(|| grant.rewrite.clone());
+                assert_eq!(*first, grant.rewrite, "{}", self.label);
+                "repeated"
+            }
             Ok(Decision::Closed) => "closed",
             Ok(Decision::Refused(_)) => "refused",
             other => panic!("{}: {other:?}", self.label),

@@ -24,7 +24,7 @@ async fn replicas(pool: &PgPool) -> [(PgPool, Ledger); 2] {
 }
 
 /// From here on a commit that leaves any counter above its limit fails, and with it its writer.
-async fn refuse_overspending(pool: &PgPool) {
+pub async fn refuse_overspending(pool: &PgPool) {
     for sql in [
         "create function refuse_overspending() returns trigger language plpgsql as $$
          declare
@@ -87,7 +87,7 @@ async fn of_1000_concurrent_holds_on_two_replicas_exactly_as_many_are_granted_as
         let strict = round != 0;
         let amount = 1 + random.signed_below(50);
         // What a strict budget holds is the upper bound.
-        let Ok(bound) = ask(id(0), &ann(), amount).bound else { panic!("a bound") };
+        let Ok(bound) = quote(amount).bound else { panic!("a bound") };
         let each = if strict { bound.amount_nanousd } else { amount };
         let fits = random.signed_below(1_000);
         let limit = fits * each + random.signed_below(each.unsigned_abs());

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::api::{Service, TOKEN, settlement};
+use crate::spool_support::{Gate, Process, Stand};
 use crate::support::*;
 
 /// Filters that send at once.
@@ -121,4 +122,31 @@ async fn what_is_acknowledged_around_a_stop_is_recorded(pool: PgPool) {
     assert!(*count.borrow() > before, "the batch under way was finished and answered");
     assert_eq!(number(&pool, "select count(*) from llm_requests").await, in_ledger);
     assert_books_balance(&pool).await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn a_frozen_database_and_a_client_that_never_ends_don_t_keep_it_from_stopping(pool: PgPool) {
+    use tokio::io::AsyncWriteExt as _;
+    let gate = Gate::open(&pool).await;
+    let process = Process::start(&gate.url(&pool), &[("PURSER_BODY_TIMEOUT_MS", "600000")]).await;
+    assert_eq!(process.settle(vec![settlement(id(1))]).await.0, StatusCode::OK);
+    let mut endless = tokio::net::TcpStream::connect(process.addr()).await.unwrap();
+    let head = format!(
+        "POST /v1/settlements HTTP/1.1\r\nhost: b\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 100\r\n\r\n{{"
+    );
+    endless.write_all(head.as_bytes()).await.unwrap();
+    gate.set(Stand::Frozen);
+    // Told in time, though the tracker's thread hangs on its session.
+    let asked = Instant::now();
+    assert_eq!(process.settle(vec![settlement(id(2))]).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    let told = asked.elapsed();
+    let (status, took, log) = process.stop().await;
+    // Else its sessions outlive the test.
+    gate.set(Stand::Shut);
+    println!("told after {told:?}, stopped in {took:?}");
+    assert!(status.success(), "{log}");
+    assert!(log.contains("requests still running at the shutdown limit were cut"), "{log}");
+    assert!(told < Duration::from_secs(5), "before the filter gives up: {told:?}");
+    // Ten seconds for requests, ten for what is queued, one to close.
+    assert!(took < Duration::from_secs(25), "{took:?}");
 }

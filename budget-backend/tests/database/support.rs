@@ -1,10 +1,13 @@
 //! What the tests share: budgets, holds, settlements, and the invariants every commit must keep.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use budget_backend::estimate::Bound;
 use budget_backend::ledger::{Decision, HoldAsk, HoldFailure, Ledger, LedgerSettings};
+use budget_backend::pricing::CostLine;
+use budget_backend::quote::Quote;
 use budget_backend::tracker::model::{Charge, Cost, Facts, Settle, Subject};
 use budget_backend::tracker::{HoldKey, Item, TrackerFailure, TrackerSettings, VerdictCounts, Worker};
 use purser_protocol::{Api, Outcome, Payer, Usage};
@@ -28,17 +31,47 @@ pub fn id(number: u64) -> Uuid {
     Uuid::from_u128((unix_ms << 80) | (7 << 76) | (2 << 62) | u128::from(number))
 }
 
+/// What can't be clamped, with a bound of ten times the amount.
+pub fn quote(amount_nanousd: i64) -> Quote {
+    let (line, bound) = (CostLine::default(), amount_nanousd.saturating_mul(10));
+    Quote {
+        amount_nanousd,
+        line,
+        bound: Ok(Bound { amount_nanousd: bound, line, output_cap_tokens: Some(64) }),
+        unknown_model: false,
+        clampable: false,
+    }
+}
+
 pub fn ask(hold_id: Uuid, payer: &Payer, amount_nanousd: i64) -> HoldAsk {
     HoldAsk {
-        unknown_model: false,
         hold_id,
         payer: payer.clone(),
         provider: "openai".to_owned(),
         model: "gpt-4o-mini".to_owned(),
         api: Api::OpenaiChat,
-        amount_nanousd,
-        bound: Ok(Bound { amount_nanousd: amount_nanousd.saturating_mul(10), output_cap_tokens: Some(64) }),
+        quote: quote(amount_nanousd),
+        others: Arc::new(BTreeMap::<String, Quote>::new()),
         tags: BTreeMap::new(),
+    }
+}
+
+/// The model that [`priced_ask`]'s may be degraded to.
+pub const CHEAP_MODEL: &str = "gpt-4o-nano";
+
+/// A call whose cap is its amount, one nano-USD a token; the cheap model costs half.
+pub fn priced_ask(hold_id: Uuid, payer: &Payer, amount_nanousd: i64) -> HoldAsk {
+    let cap = amount_nanousd.unsigned_abs();
+    let quote = |rate: i64| {
+        let line = CostLine::new([(0, 0)], 1, rate).unwrap();
+        let amount_nanousd = line.amount_nanousd(cap).unwrap();
+        let bound = Ok(Bound { amount_nanousd, line, output_cap_tokens: None });
+        Quote { amount_nanousd, line, bound, unknown_model: false, clampable: true }
+    };
+    HoldAsk {
+        quote: quote(1_000_000),
+        others: Arc::new(BTreeMap::from([(CHEAP_MODEL.to_owned(), quote(500_000))])),
+        ..ask(hold_id, payer, amount_nanousd)
     }
 }
 
@@ -165,6 +198,7 @@ pub fn settle_for(payer: &Payer, hold_id: Uuid, cost_nanousd: Option<i64>) -> (H
             api: "openai_chat".to_owned(),
             ..Subject::default()
         },
+        asked_model: None,
         charge: Charge {
             cost: cost_nanousd.map_or(Cost::AtLeast(0), Cost::Exactly),
             estimate_nanousd: 77,

@@ -1,0 +1,346 @@
+//! Reads an Envoy's `/config_dump` for ways to LLM hosts that lack the filter. Pure.
+//!
+//! A way is a route of a filter chain, or a chain that passes connections on as they are. It leads to an
+//! LLM when its cluster's endpoint or SNI is a known LLM host, when the route writes such a host, or when
+//! the chain passes on every SNI that no other chain picks. What a control plane has not sent yet isn't in
+//! a dump.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::pattern::Patterns;
+
+/// Hosts of LLM APIs, as patterns.
+pub const LLM_HOSTS: [&str; 27] = [
+    "api.openai.com",
+    "*.api.openai.com",
+    "*.openai.azure.com",
+    "*.services.ai.azure.com",
+    "*.models.ai.azure.com",
+    "api.anthropic.com",
+    "generativelanguage.googleapis.com",
+    "aiplatform.googleapis.com",
+    "*-aiplatform.googleapis.com",
+    "bedrock-runtime.*.amazonaws.com",
+    "bedrock-runtime-fips.*.amazonaws.com",
+    "api.cohere.com",
+    "api.cohere.ai",
+    "api.mistral.ai",
+    "codestral.mistral.ai",
+    "api.deepseek.com",
+    "openrouter.ai",
+    "api.groq.com",
+    "api.together.xyz",
+    "api.fireworks.ai",
+    "api.x.ai",
+    "api.perplexity.ai",
+    "api.cerebras.ai",
+    "router.huggingface.co",
+    "api-inference.huggingface.co",
+    "api.voyageai.com",
+    "api.jina.ai",
+];
+
+/// The name that the filter's configuration, its module or the filter itself has somewhere.
+const FILTER: &str = "purser";
+
+/// A way to LLM hosts without the filter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Bypass {
+    /// The listener.
+    pub listener: String,
+    /// The filter chain, by name or number.
+    pub chain: String,
+    /// The route, as virtual host and number; empty where connections are passed on.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub route: String,
+    /// Where it leads.
+    pub cluster: String,
+    /// The LLM hosts it reaches.
+    pub hosts: Vec<String>,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// Ways to LLM hosts that lack the filter.
+///
+/// # Errors
+/// What the document is not.
+pub fn bypasses(dump: &Value) -> Result<Vec<Bypass>, String> {
+    let configs = dump["configs"].as_array();
+    let configs = configs.ok_or("expected the JSON of Envoy's /config_dump: an object with configs")?;
+    let dump = Dump::of(configs);
+    if dump.listeners.is_empty() {
+        return Err("the dump has no listener".to_owned());
+    }
+    Ok(dump.listeners.iter().flat_map(|listener| dump.listener(listener)).collect())
+}
+
+struct Dump<'a> {
+    hosts: Patterns,
+    listeners: Vec<&'a Value>,
+    /// The LLM hosts that a cluster leads to, by its name.
+    llm_clusters: BTreeMap<&'a str, Vec<String>>,
+    /// Clusters that lead to whatever host the connection or request names.
+    open_clusters: Vec<&'a str>,
+    routes: BTreeMap<&'a str, &'a Value>,
+}
+
+/// Elements of an array, none of anything else.
+fn each(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+impl<'a> Dump<'a> {
+    fn of(configs: &'a [Value]) -> Self {
+        let hosts = Patterns::new(LLM_HOSTS.map(str::to_owned).to_vec());
+        let all = |lists: &[(&str, &[&str])]| -> Vec<&'a Value> {
+            let mut found = Vec::new();
+            for config in configs {
+                for (list, path) in lists {
+                    let inner = each(&config[*list]);
+                    found.extend(inner.map(|entry| path.iter().fold(entry, |value, key| &value[*key])));
+                }
+            }
+            found.retain(|value| value.is_object());
+            found
+        };
+        let clusters = all(&[
+            ("static_clusters", &["cluster"]),
+            ("dynamic_active_clusters", &["cluster"]),
+            ("dynamic_warming_clusters", &["cluster"]),
+        ]);
+        let routes =
+            all(&[("static_route_configs", &["route_config"]), ("dynamic_route_configs", &["route_config"])]);
+        let llm = clusters.iter().map(|cluster| (text(&cluster["name"]), llm_hosts(cluster, &hosts)));
+        let open = clusters.iter().filter(|cluster| is_open(cluster));
+        Self {
+            llm_clusters: llm.filter(|(_, hosts)| !hosts.is_empty()).collect(),
+            open_clusters: open.map(|cluster| text(&cluster["name"])).collect(),
+            listeners: all(&[
+                ("static_listeners", &["listener"]),
+                ("dynamic_listeners", &["active_state", "listener"]),
+            ]),
+            routes: routes.into_iter().map(|routes| (text(&routes["name"]), routes)).collect(),
+            hosts,
+        }
+    }
+
+    fn listener(&self, listener: &'a Value) -> Vec<Bypass> {
+        let chains = each(&listener["filter_chains"]).enumerate().map(|(number, chain)| {
+            let name = text(&chain["name"]);
+            (if name.is_empty() { number.to_string() } else { name.to_owned() }, chain)
+        });
+        let default = &listener["default_filter_chain"];
+        let default = default.is_object().then(|| ("default".to_owned(), default));
+        let chains: Vec<(String, &Value)> = chains.chain(default).collect();
+        let mut found = Vec::new();
+        for (number, (name, chain)) in chains.iter().enumerate() {
+            let at = Place { listener: text(&listener["name"]), chain: name };
+            for filter in each(&chain["filters"]) {
+                let config = &filter["typed_config"];
+                match type_name(config) {
+                    "HttpConnectionManager" => found.extend(self.http(&at, config)),
+                    "TcpProxy" => found.extend(self.passed_on(&at, config, &chains, number)),
+                    _ => {}
+                }
+            }
+        }
+        found
+    }
+
+    /// Routes of a connection manager.
+    fn http(&self, at: &Place<'_>, manager: &'a Value) -> Vec<Bypass> {
+        let filter = each(&manager["http_filters"]).find(|filter| is_purser(filter));
+        let routes = match &manager["rds"]["route_config_name"] {
+            Value::String(name) => self.routes.get(name.as_str()).copied(),
+            _ => Some(&manager["route_config"]),
+        };
+        let mut found = Vec::new();
+        for host in routes.into_iter().flat_map(|routes| each(&routes["virtual_hosts"])) {
+            for (number, route) in each(&host["routes"]).enumerate() {
+                let off = filter.is_some_and(|filter| {
+                    let name = text(&filter["name"]);
+                    [host, route].iter().any(|at| at["typed_per_filter_config"][name]["disabled"] == true)
+                });
+                if filter.is_some() && !off && filter.is_none_or(|filter| filter["disabled"] != true) {
+                    continue;
+                }
+                let because = if off { "switches the filter off" } else { "has no filter before it" };
+                let route_name = format!("{}[{number}]", text(&host["name"]));
+                found.extend(self.route(host, &route["route"]).into_iter().map(|(cluster, hosts)| Bypass {
+                    message: format!("{}: route {route_name} to {} {because}", at.name(), hosts.join(", ")),
+                    ..at.bypass(route_name.clone(), cluster, hosts)
+                }));
+            }
+        }
+        found
+    }
+
+    /// Where a route leads: clusters and the LLM hosts reached there.
+    fn route(&self, host: &Value, action: &Value) -> Vec<(String, Vec<String>)> {
+        let written = [&action["host_rewrite_literal"], &action["host_rewrite"]];
+        let written: Vec<String> =
+            written.into_iter().map(text).filter(|name| self.is_llm(name)).map(str::to_owned).collect();
+        let weighted = each(&action["weighted_clusters"]["clusters"]).map(|cluster| text(&cluster["name"]));
+        let clusters =
+            std::iter::once(text(&action["cluster"])).chain(weighted).filter(|name| !name.is_empty());
+        clusters
+            .filter_map(|cluster| {
+                let mut hosts = written.clone();
+                hosts.extend(self.llm_clusters.get(cluster).into_iter().flatten().cloned());
+                if self.open_clusters.contains(&cluster) {
+                    hosts.extend(each(&host["domains"]).map(text).flat_map(|domain| self.of_domain(domain)));
+                }
+                hosts.sort();
+                hosts.dedup();
+                (!hosts.is_empty()).then(|| (cluster.to_owned(), hosts))
+            })
+            .collect()
+    }
+
+    /// The LLM hosts that a virtual host's domain covers.
+    fn of_domain(&self, domain: &str) -> Vec<String> {
+        let domain = domain.split(':').next().unwrap_or_default();
+        if domain == "*" {
+            return vec!["every LLM host".to_owned()];
+        }
+        if self.is_llm(domain) { vec![domain.to_owned()] } else { Vec::new() }
+    }
+
+    /// Connections that a chain passes on as they are.
+    fn passed_on(
+        &self,
+        at: &Place<'_>,
+        proxy: &Value,
+        chains: &[(String, &Value)],
+        number: usize,
+    ) -> Vec<Bypass> {
+        let weighted = each(&proxy["weighted_clusters"]["clusters"]).map(|cluster| text(&cluster["name"]));
+        let clusters =
+            std::iter::once(text(&proxy["cluster"])).chain(weighted).filter(|name| !name.is_empty());
+        let mut found = Vec::new();
+        for cluster in clusters {
+            let mut hosts = self.llm_clusters.get(cluster).cloned().unwrap_or_default();
+            if self.open_clusters.contains(&cluster) {
+                // Of a pattern, a name that it matches.
+                let names = LLM_HOSTS.iter().map(|host| (host, host.replace('*', "x")));
+                let reach = names.filter(|(_, name)| picked(chains, name) == Some(number));
+                hosts.extend(reach.map(|(host, _)| (*host).to_owned()));
+            }
+            if !hosts.is_empty() {
+                let message = format!("{}: connections to {} pass unread", at.name(), hosts.join(", "));
+                found.push(Bypass { message, ..at.bypass(String::new(), cluster.to_owned(), hosts) });
+            }
+        }
+        found
+    }
+
+    fn is_llm(&self, host: &str) -> bool {
+        self.hosts.any_match(&host.to_ascii_lowercase())
+    }
+}
+
+struct Place<'a> {
+    listener: &'a str,
+    chain: &'a str,
+}
+
+impl Place<'_> {
+    fn name(&self) -> String {
+        format!("listener {}, chain {}", self.listener, self.chain)
+    }
+
+    fn bypass(&self, route: String, cluster: String, hosts: Vec<String>) -> Bypass {
+        Bypass {
+            listener: self.listener.to_owned(),
+            chain: self.chain.to_owned(),
+            route,
+            cluster,
+            hosts,
+            message: String::new(),
+        }
+    }
+}
+
+/// The last part of a typed configuration's type.
+fn type_name(config: &Value) -> &str {
+    text(&config["@type"]).rsplit('.').next().unwrap_or_default()
+}
+
+/// The number of the chain that picks a TLS connection by its SNI: the exact name, then the longest
+/// suffix, then none; the default chain last.
+fn picked(chains: &[(String, &Value)], sni: &str) -> Option<usize> {
+    let mut best: Option<(usize, usize)> = None;
+    for (number, (name, chain)) in chains.iter().enumerate() {
+        let names: Vec<&str> = each(&chain["filter_chain_match"]["server_names"]).map(text).collect();
+        let fit = names.iter().filter_map(|name| match name.strip_prefix('*') {
+            Some(suffix) => sni.ends_with(suffix).then(|| suffix.len().saturating_add(2)),
+            None => (*name == sni).then_some(usize::MAX),
+        });
+        let fit = match fit.max() {
+            None if names.is_empty() => Some(usize::from(name != "default")),
+            fit => fit,
+        };
+        if let Some(fit) = fit
+            && best.is_none_or(|(_, best)| fit > best)
+        {
+            best = Some((number, fit));
+        }
+    }
+    best.map(|(number, _)| number)
+}
+
+/// Whether an HTTP filter is ours: a wasm filter that names it somewhere beside its own settings.
+fn is_purser(filter: &Value) -> bool {
+    let config = &filter["typed_config"]["config"];
+    let names = [
+        &filter["name"],
+        &config["name"],
+        &config["root_id"],
+        &config["vm_config"]["vm_id"],
+        &config["vm_config"]["code"]["local"]["filename"],
+        &config["vm_config"]["code"]["remote"]["http_uri"]["uri"],
+    ];
+    let wasm = type_name(&filter["typed_config"]) == "Wasm" || filter["config_discovery"].is_object();
+    wasm && names.into_iter().any(|name| text(name).contains(FILTER))
+}
+
+/// The known LLM hosts that a cluster's endpoints and TLS settings name.
+fn llm_hosts(cluster: &Value, hosts: &Patterns) -> Vec<String> {
+    let endpoints =
+        each(&cluster["load_assignment"]["endpoints"]).flat_map(|locality| each(&locality["lb_endpoints"]));
+    let addresses = endpoints.flat_map(|endpoint| {
+        let endpoint = &endpoint["endpoint"];
+        [&endpoint["address"]["socket_address"]["address"], &endpoint["hostname"]]
+    });
+    let sockets = std::iter::once(&cluster["transport_socket"])
+        .chain(each(&cluster["transport_socket_matches"]).map(|matched| &matched["transport_socket"]));
+    let snis = sockets.map(|socket| &socket["typed_config"]["sni"]);
+    let mut found: Vec<String> = addresses
+        .chain(snis)
+        .map(|name| text(name).to_ascii_lowercase())
+        .filter(|name| hosts.any_match(name))
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Whether a cluster leads to whatever host a connection or request names.
+fn is_open(cluster: &Value) -> bool {
+    let kind = &cluster["cluster_type"];
+    type_name(&kind["typed_config"]) == "ClusterConfig"
+        && text(&kind["name"]).contains("dynamic_forward_proxy")
+        || cluster["type"] == "ORIGINAL_DST"
+}
+
+#[cfg(test)]
+#[path = "envoy_tests.rs"]
+mod tests;
