@@ -1,6 +1,6 @@
 # Every target is a script; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down logs status test bench-ledger fmt lint
+.PHONY: help setup demo up down logs status test bench bench-burst bench-stream bench-ledger bench-filter fuzz fmt lint
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): ## /\1	/p' $(MAKEFILE_LIST)
@@ -26,8 +26,23 @@ status: ## what of it runs, and on which ports
 test: ## every check there is
 	@scripts/test.sh
 
+bench: ## what Purser adds to a call, side by side; ROUNDS, CELL_S and CASES make it shorter
+	@scripts/bench.sh
+
+bench-burst: ## the load that once found the regression; DURATION shortens it
+	@scripts/bench-burst.sh
+
+bench-stream: ## what Purser adds to streams; ROUNDS, STREAMS and EVENTS make it shorter
+	@scripts/bench-stream.sh
+
+fuzz: ## what must hold for any bytes, for FUZZ_S seconds a target; TARGETS names some
+	@scripts/fuzz.sh $(TARGETS)
+
 bench-ledger: ## what a hold costs; ROUNDS, CELL_S and ROWS make it shorter
 	@scripts/bench-ledger.sh
+
+bench-filter: ## what the filter costs in Envoy; ROUNDS and REQUESTS make it shorter
+	@scripts/bench-filter.sh
 
 fmt: ## format the Rust code
 	@cargo fmt --all

@@ -13,6 +13,7 @@ source "$STATE_DIR/env"
 
 build_filter() {
   wasm_cargo build --quiet -p purser-filter --profile wasm
+  strip_filter
   used="$((($(stat -c %s "$PURSER_WASM") + 1023) / 1024)) KiB of wasm"
 }
 

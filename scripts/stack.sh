@@ -3,9 +3,10 @@
 #
 #   scripts/stack.sh up|down|status|logs
 #
-# EGRESS_PORT, ENVOY_ADMIN_PORT, BACKEND_PORT and FAKE_LLM_PORT choose the ports (0 is any free one),
-# STATE_DIR the folder for everything it writes; with these a second stack runs beside the first.
-# LLM_UPSTREAM=host:port sends the calls there instead of to the fake LLM.
+# EGRESS_PORT, INTERCEPT_PORT, ENVOY_ADMIN_PORT, BACKEND_PORT and FAKE_LLM_PORT choose the ports (0 is
+# any free one), STATE_DIR the folder for everything it writes; with these a second stack runs beside
+# the first. LLM_UPSTREAM=host:port sends the calls there instead of to the fake LLM, and TLS is then
+# not intercepted.
 
 # shellcheck source=scripts/lib/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
@@ -47,7 +48,7 @@ up() {
     return
   fi
   check_upstream
-  require_free_ports EGRESS_PORT ENVOY_ADMIN_PORT BACKEND_PORT FAKE_LLM_PORT
+  require_free_ports EGRESS_PORT INTERCEPT_PORT ENVOY_ADMIN_PORT BACKEND_PORT FAKE_LLM_PORT
   use_postgres
   trap 'abandon' EXIT
   scripts/setup.sh --for-run
@@ -66,6 +67,7 @@ up() {
 
 start_all() {
   start_stack "$database_url"
+  [[ -n ${LLM_UPSTREAM-} ]] || start_interception
   python3 scripts/lib/seed.py "http://127.0.0.1:$BACKEND_PORT" "$STATE_DIR/admin-token"
   used="ready on port $EGRESS_PORT"
 }
@@ -124,8 +126,8 @@ missing_parts() {
   ((${#parts[@]} == 0)) || printf '%s, ' "${parts[@]}" | sed 's/, $//'
 }
 
-# is_part NAME: a stack with an upstream of its own has no fake LLM.
-is_part() { [[ $1 != fake-llm || -e $RUN_DIR/fake-llm.pid ]]; }
+# is_part NAME: a stack with an upstream of its own has no fake LLM, and intercepts nothing.
+is_part() { [[ $1 != fake-llm && $1 != intercept || -e $RUN_DIR/$1.pid ]]; }
 
 # Follows at a terminal; elsewhere prints what there is.
 logs() {
@@ -161,9 +163,20 @@ A call, and the same as a stream:
 What was spent:
   curl -sS 'http://127.0.0.1:$BACKEND_PORT/v1/budgets?org=demo' -H "authorization: Bearer \$(cat $(printf %q "$STATE_DIR/admin-token"))"
 
+$(guide_to_interception)
 The admin token is in $STATE_DIR/admin-token. To see the logs, and to stop everything:
   $(make_command logs)
   $(make_command down)
+GUIDE
+}
+
+# Empty, or a paragraph with a line's end after it.
+guide_to_interception() {
+  [[ -z ${LLM_UPSTREAM-} ]] || return 0
+  cat <<GUIDE
+A call to OpenAI's own address, intercepted; for an app, SSL_CERT_FILE=$TLS_DIR/mesh-ca.pem says the same as --cacert:
+  curl -sS --cacert $(printf %q "$TLS_DIR/mesh-ca.pem") --resolve api.openai.com:$INTERCEPT_PORT:127.0.0.1 https://api.openai.com:$INTERCEPT_PORT/v1/chat/completions -H 'content-type: application/json' -d '{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Say hello"}]}'
+
 GUIDE
 }
 

@@ -50,7 +50,7 @@ main() {
     DATABASE_URL=$(url_with_database "$DATABASE_URL" "$database")
   fi
   unset PG_DIR LLM_UPSTREAM
-  export STATE_DIR=$STATE_DIR/test-stack EGRESS_PORT=0 ENVOY_ADMIN_PORT=0 BACKEND_PORT=0 FAKE_LLM_PORT=0
+  export STATE_DIR=$STATE_DIR/test-stack EGRESS_PORT=0 INTERCEPT_PORT=0 ENVOY_ADMIN_PORT=0 BACKEND_PORT=0 FAKE_LLM_PORT=0
   # Where the stack has it anyway; for this script alone.
   PG_DIR=$STATE_DIR/pg
   trap finish EXIT
@@ -107,6 +107,12 @@ test_up() {
   check "the printed stream ends as streams do" contains 'data: [DONE]'
   run_example 3
   check "the printed question shows the seeded org" contains '"org":"demo"'
+  run_example 4
+  check "the printed call to OpenAI's own address is answered" contains '"choices"'
+  run bash -c "$(sed -n 's/^  curl\(.*\) --cacert [^ ]*/curl\1/p' <<<"$guide")"
+  check "whoever does not trust the local authority refuses it" exit_code_is 60
+  check "the certificate's key is its owner's alone" test "$(stat -c %a "$STATE_DIR/tls/mesh-key.pem")" = 600
+  check "and that of the authority is not kept" test "$(grep -l 'PRIVATE KEY' "$STATE_DIR"/tls/* | wc -l)" = 1
   # As a second `up` would; here the stack is known to run.
   # shellcheck disable=SC1091
   source "$STATE_DIR/run/ports"
@@ -148,7 +154,7 @@ test_readme() {
 
 test_ports() {
   local port=$EGRESS_PORT
-  export EGRESS_PORT=0 ENVOY_ADMIN_PORT=0 BACKEND_PORT=0 FAKE_LLM_PORT=0
+  export EGRESS_PORT=0 INTERCEPT_PORT=0 ENVOY_ADMIN_PORT=0 BACKEND_PORT=0 FAKE_LLM_PORT=0
   STATE_DIR=$STATE_DIR/other EGRESS_PORT=$port run scripts/stack.sh up
   check "a port in use is refused" exit_code_is 1
   check "by number and variable" contains "port $port is in use; choose another one: EGRESS_PORT="
@@ -171,6 +177,7 @@ test_second_stack() {
   check "its status is that of a whole stack" exit_code_is 0
   check "and lists the ports it has" contains "EGRESS_PORT="
   check "and no port of a fake LLM" lacks "FAKE_LLM_PORT"
+  check "nor one of an interception, which needs its certificates" lacks "INTERCEPT_PORT"
   kill -KILL "$(RUN_DIR=$other/run pid_of backend)"
   run curl -fsS -i "http://127.0.0.1:$(port_of "$other" EGRESS_PORT)/v1/chat/completions" \
     -H 'content-type: application/json' -d '{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello"}]}'

@@ -31,12 +31,14 @@ main() {
   part "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
   part "tests" cargo test --locked --workspace --no-fail-fast
   part "wasm" scripts/wasm-cargo.sh test -p purser-filter --no-default-features --lib
+  part "fuzz" scripts/fuzz.sh --short
   part "stack" scripts/test-stack.sh
   part "demo" scripts/demo.sh
   # As the README says to build what is deployed.
   part "release" env PROFILE=release scripts/build.sh
   # Short: whether it runs and its books balance; what it measures is for a quiet machine.
   part "bench" env ROWS=0 CELL_S=1 ROUNDS=1 scripts/bench-ledger.sh
+  part "bench-filter" env ROUNDS=1 REQUESTS=200 scripts/bench-filter.sh
   say "== all parts: $(seconds_since "$started_ms") s"
   ((ignored == 0)) || say "$ignored ignored"
   say "$passed passed, $failed failed"

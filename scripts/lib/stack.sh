@@ -1,12 +1,15 @@
 # shellcheck shell=bash
 # One stack: fake LLM (or a real upstream), backend and Envoy, each on a port of its own.
 
-PROCESSES=(envoy backend fake-llm)
+# Those who carry traffic come first, and stop first.
+PROCESSES=(envoy intercept backend fake-llm)
 
 EGRESS_PORT=${EGRESS_PORT:-10000}
 ENVOY_ADMIN_PORT=${ENVOY_ADMIN_PORT:-9901}
 BACKEND_PORT=${BACKEND_PORT:-8088}
 FAKE_LLM_PORT=${FAKE_LLM_PORT:-9100}
+INTERCEPT_PORT=${INTERCEPT_PORT:-10443}
+TLS_DIR=$STATE_DIR/tls
 FAILURE_MODE=${FAILURE_MODE:-open}
 UNIDENTIFIED=${UNIDENTIFIED:-'{"org":"demo","team":"default","user":"default"}'}
 BIN_DIR=$TARGET_DIR/${PROFILE_DIR:-debug}
@@ -14,13 +17,15 @@ BIN_DIR=$TARGET_DIR/${PROFILE_DIR:-debug}
 # start_stack DATABASE_URL: sets the port variables to what the processes really listen on. Whoever
 # calls this stops the stack if it fails.
 start_stack() {
-  local backend_url=$1 upstream=${LLM_UPSTREAM-}
+  local backend_url=$1 upstream=${LLM_UPSTREAM-} names
   rm -f "$RUN_DIR"/*
   rotate_logs "${PROCESSES[@]}"
   make_token token
   make_token admin-token
   if [[ -z $upstream ]]; then
-    start_process fake-llm "$BIN_DIR/fake-llm" --listen "127.0.0.1:$FAKE_LLM_PORT"
+    mapfile -t names < <(intercepted_names | sed 's/^/--name=/')
+    start_process fake-llm "$BIN_DIR/fake-llm" --listen "127.0.0.1:$FAKE_LLM_PORT" \
+      --tls-listen 127.0.0.1:0 --certificates "$TLS_DIR" "${names[@]}"
     wait_until fake-llm 20 is_listening fake-llm
     FAKE_LLM_PORT=$(listening_port fake-llm)
     upstream=127.0.0.1:$FAKE_LLM_PORT
@@ -60,45 +65,77 @@ start_envoy() {
   start_process envoy "$ENVOY" -c "$STATE_DIR/envoy.yaml" --disable-hot-restart --concurrency "${ENVOY_CONCURRENCY:-2}" \
     --admin-address-path "$RUN_DIR/envoy-admin" --drain-time-s 5 --drain-strategy immediate \
     --log-level warning --component-log-level wasm:info
-  wait_until envoy 30 envoy_is_ready
-  ENVOY_ADMIN_PORT=$(envoy_admin_port)
-  EGRESS_PORT=$(envoy_listener_port)
+  wait_until envoy 30 envoy_is_ready envoy
+  ENVOY_ADMIN_PORT=$(envoy_admin_port envoy)
+  EGRESS_PORT=$(envoy_listener_port envoy)
 }
+
+# start_interception: an Envoy that decrypts calls to LLM hosts and sends them to the fake LLM, which
+# has certificates of an authority of its own for their names. Apart from the other one, so that
+# neither's traffic is in the other's way.
+start_interception() {
+  BACKEND_HOST=127.0.0.1 PURSER_TOKEN=$(<"$STATE_DIR/token") ENVOY_ADMIN_PORT=0 AWS_REGION=us-east-1 \
+    INTERCEPT_CERT_FILE=$TLS_DIR/mesh.pem INTERCEPT_KEY_FILE=$TLS_DIR/mesh-key.pem \
+    UPSTREAM_CA_FILE=$TLS_DIR/provider-ca.pem \
+    render_template envoy/intercept.yaml |
+    sed -E "s/address: [a-z0-9.-]+, port_value: 443\}/address: 127.0.0.1, port_value: $(tls_port_of_fake)}/" |
+    write_private "$STATE_DIR/intercept.yaml"
+  start_process intercept "$ENVOY" -c "$STATE_DIR/intercept.yaml" --disable-hot-restart --concurrency 1 \
+    --admin-address-path "$RUN_DIR/intercept-admin" --drain-time-s 5 --drain-strategy immediate \
+    --log-level warning --component-log-level wasm:info
+  wait_until intercept 30 envoy_is_ready intercept
+  INTERCEPT_PORT=$(envoy_listener_port intercept)
+  printf 'INTERCEPT_PORT=%s\n' "$INTERCEPT_PORT" >>"$RUN_DIR/ports"
+}
+
+# The names that the interception decrypts, one a line.
+intercepted_names() {
+  AWS_REGION=us-east-1 render_template envoy/intercept.yaml |
+    sed -n '/^ *server_names:/,/^ *transport_socket:/s/^ *- "\{0,1\}\([^"]*\)"\{0,1\}$/\1/p'
+}
+
+tls_port_of_fake() { sed -n 's/^listening with TLS on 127\.0\.0\.1:\([0-9]*\)$/\1/p;T;q' "$LOG_DIR/fake-llm.log"; }
 
 # The placeholders of a configuration, replaced as plain text; any other ${...} stays as it is.
 render_template() {
   local text name
   text=$(<"$1")
-  for name in EGRESS_PORT ENVOY_ADMIN_PORT BACKEND_HOST BACKEND_PORT UPSTREAM_HOST UPSTREAM_PORT \
-    PURSER_WASM PURSER_TOKEN UNIDENTIFIED FAILURE_MODE; do
-    text=${text//"\${$name}"/"${!name}"}
+  for name in EGRESS_PORT INTERCEPT_PORT ENVOY_ADMIN_PORT BACKEND_HOST BACKEND_PORT UPSTREAM_HOST UPSTREAM_PORT \
+    PURSER_WASM PURSER_TOKEN UNIDENTIFIED FAILURE_MODE AWS_REGION \
+    INTERCEPT_CERT_FILE INTERCEPT_KEY_FILE UPSTREAM_CA_FILE; do
+    [[ -z ${!name+set} ]] || text=${text//"\${$name}"/"${!name}"}
   done
   printf '%s\n' "$text"
 }
 
 answers() { curl -fs -m 2 -o /dev/null "$1"; }
 
-envoy_admin_port() { sed 's/.*://' "$RUN_DIR/envoy-admin"; }
+# envoy_admin_port NAME
+envoy_admin_port() { sed 's/.*://' "$RUN_DIR/$1-admin"; }
 
+# envoy_is_ready NAME
 envoy_is_ready() {
-  [[ -s $RUN_DIR/envoy-admin ]] && answers "http://127.0.0.1:$(envoy_admin_port)/ready" && [[ -n $(envoy_listener_port) ]]
+  [[ -s $RUN_DIR/$1-admin ]] && answers "http://127.0.0.1:$(envoy_admin_port "$1")/ready" &&
+    [[ -n $(envoy_listener_port "$1") ]]
 }
 
-# The admin page has one line per listener: name::address:port.
+# envoy_listener_port NAME: the admin page has one line per listener, name::address:port.
 envoy_listener_port() {
-  curl -fs -m 2 "http://127.0.0.1:$(envoy_admin_port)/listeners" | sed -n '1s/.*:\([0-9]*\)$/\1/p'
+  curl -fs -m 2 "http://127.0.0.1:$(envoy_admin_port "$1")/listeners" | sed -n '1s/.*:\([0-9]*\)$/\1/p'
 }
 
 # stop_stack: what runs of it, the traffic first and the backend after whoever reports to it. Safe
 # to call at any point of a start.
 stop_stack() {
-  local admin
-  if pid_of envoy >/dev/null && [[ -s $RUN_DIR/envoy-admin ]]; then
-    admin=http://127.0.0.1:$(envoy_admin_port)
-    drain_envoy "$admin"
-    drain_outbox "$admin"
-  fi
-  stop_process envoy 10
+  local admin name
+  for name in intercept envoy; do
+    if pid_of "$name" >/dev/null && [[ -s $RUN_DIR/$name-admin ]]; then
+      admin=http://127.0.0.1:$(envoy_admin_port "$name")
+      drain_envoy "$admin"
+      drain_outbox "$admin"
+    fi
+    stop_process "$name" 10
+  done
   stop_process backend 20
   stop_process fake-llm 5
   rm -f "$RUN_DIR"/*
@@ -114,7 +151,7 @@ drain_envoy() {
     sleep 0.1
   done
   ((quiet < 3)) || return 0
-  calls=$(stat_sum "$admin" '^http\.egress\.downstream_rq_active$') || return 0
+  calls=$(stat_sum "$admin" '^http\.(egress|intercept)\.downstream_rq_active$') || return 0
   ((calls == 0)) || warn_of_loss "calls that were still under way after ${DRAIN_S:-5} s and are cut off: $calls"
 }
 

@@ -6,7 +6,9 @@
 
 WASM_TARGET=wasm32-unknown-unknown
 WASM_TARGET_DIR=$TARGET_DIR/wasm
-export PURSER_WASM=$WASM_TARGET_DIR/$WASM_TARGET/wasm/purser_filter.wasm
+# What Envoy loads, and the same with the names of its functions, to read a trace with.
+export PURSER_WASM=$WASM_TARGET_DIR/$WASM_TARGET/wasm/purser.wasm
+NAMED_WASM=$WASM_TARGET_DIR/$WASM_TARGET/wasm/purser_filter.wasm
 DEBIAN_RUSTC=/usr/bin/rustc
 
 # Sets WASM_RUSTC and WASM_LINKER: both empty when plain cargo does it.
@@ -64,6 +66,11 @@ wasm_cargo() {
     flags+=("-Zbuild-std=std,panic_abort")
   fi
   env "${settings[@]}" cargo "$subcommand" "${flags[@]}" "$@"
+}
+
+# The built filter without its names.
+strip_filter() {
+  python3 "$ROOT/scripts/lib/strip_names.py" "$NAMED_WASM" "$PURSER_WASM"
 }
 
 # The runner has to be of the very version of the wasm-bindgen in the lock file, so that is where the pin stands.

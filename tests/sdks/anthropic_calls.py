@@ -68,6 +68,16 @@ def calls(base_url, org):
         "count": lambda see: client.messages.count_tokens(
             model="claude-sonnet-4-5", messages=MESSAGES, extra_headers=headers(org, "count")
         ),
+        "batch": lambda see: client.messages.batches.create(
+            requests=[
+                {
+                    "custom_id": str(number),
+                    "params": {"model": "claude-sonnet-4-5", "max_tokens": 64, "messages": MESSAGES},
+                }
+                for number in range(3)
+            ],
+            extra_headers=headers(org, "batch"),
+        ),
         "refused": create("refused", messages=[]),
         "abort": abort,
         "denied": create("denied"),

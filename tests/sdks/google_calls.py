@@ -32,12 +32,20 @@ def calls(base_url, org):
 
         return call
 
+    def embed(name, fake=None):
+        options = types.HttpOptions(headers=headers(org, name, fake))
+        config = types.EmbedContentConfig(http_options=options)
+        model, texts = "gemini-embedding-001", ["one", "数え間違い"]
+        return lambda see: seen(client.models.embed_content(model=model, contents=texts, config=config))
+
     say = types.FunctionDeclaration(
         name="say", parameters=types.Schema(type="OBJECT", properties={"text": types.Schema(type="STRING")})
     )
     tools = [types.Tool(function_declarations=[say])]
     classes = {"cached_tokens": 5, "audio_input_tokens": 2, "reasoning_tokens": 4}
     return {
+        "embed": embed("embed"),
+        "embed_without_usage": embed("embed_without_usage", {"fault": "no-usage"}),
         "plain": generate("plain", fake=classes),
         "two": generate("two", candidate_count=2),
         "tools": generate("tools", tools=tools, fake={"tool_call": 1}),
@@ -45,6 +53,13 @@ def calls(base_url, org):
         "stream_tools": stream("stream_tools", tools=tools, fake={"tool_call": 1}),
         "stream_capped": stream("stream_capped", fake={"words": 100}),
         "stream_error": stream("stream_error", fake={"fault": "error-in-stream"}),
+        "count": lambda see: seen(
+            client.models.count_tokens(
+                model=MODEL,
+                contents=TEXT,
+                config=types.CountTokensConfig(http_options=types.HttpOptions(headers=headers(org, "count"))),
+            )
+        ),
         "failed": generate("failed", fake={"status": 400}),
         "denied": generate("denied"),
         "denied_stream": stream("denied_stream"),

@@ -22,7 +22,18 @@ def calls(base_url, org):
 
         return make
 
+    def embed(name, older=False):
+        def make(see):
+            of = ollama.Client(host=base_url, timeout=20, headers=headers(org, name))
+            if older:
+                return of.embeddings(model="llama3.2", prompt="one text")
+            return of.embed(model="llama3.2", input=["one", "two"])
+
+        return make
+
     return {
+        "embed": embed("embed"),
+        "older_embed": embed("older_embed", older=True),
         "plain": call("plain"),
         "stream": call("stream", {"chunk_bytes": 11}, stream=True),
         "stream_error": call("stream_error", {"fault": "error-in-stream"}, stream=True),

@@ -93,6 +93,53 @@ class Caller:
             async for chunk in stream:
                 see(chunk)
 
+    def abort_responses(self, see):
+        stream = self.client.responses.create(
+            model=MODEL,
+            input="How much is it?",
+            stream=True,
+            extra_headers=headers(self.org, "abort_responses", {"gate": "never"}),
+        )
+        for event in stream:
+            see(event)
+            if event.type == "response.output_text.delta":
+                break
+        stream.close()
+        self.client.close()
+
+    def speak(self, see):
+        answer = self.client.audio.speech.create(
+            model="tts-1", voice="alloy", input="Count in 数え間違い.", extra_headers=headers(self.org, "speech")
+        )
+        return answer.content
+
+    def media(self):
+        images, audio = self.client.images, self.client.audio.transcriptions
+        picture = {"model": "gpt-image-1", "prompt": "A nano-dollar."}
+        return {
+            "image": self.call(images.generate, "image", n=2, **picture),
+            "image_stream": self.call(images.generate, "image_stream", stream=True, partial_images=1, **picture),
+            "image_by_piece": self.call(
+                images.generate, "image_by_piece", model="dall-e-3", prompt="A nano-dollar.", n=3
+            ),
+            "image_edit": self.call(
+                images.edit, "image_edit", image=[("a.png", b"png" * 40), ("b.png", b"png" * 9)], **picture
+            ),
+            "speech": self.speak,
+            "transcript": self.call(audio.create, "transcript", model="gpt-4o-transcribe", file=("a.mp3", b"x" * 777)),
+            "transcript_by_second": self.call(
+                audio.create, "transcript_by_second", model="whisper-1", file=("a.mp3", b"x" * 777)
+            ),
+            "background": self.respond("background", background=True),
+            "batch": self.call(
+                self.client.batches.create,
+                "batch",
+                input_file_id="file-1",
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+            ),
+        }
+
     def chats(self):
         chat, tool = self.chat, {"tools": [TOOL], "fake": {"tool_call": 1}}
         return {
@@ -111,6 +158,7 @@ class Caller:
             "raw": self.raw,
             "async": self.asynchronous,
             "abort": self.abort,
+            "abort_responses": self.abort_responses,
             "denied": chat("denied"),
             "denied_stream": chat("denied_stream", stream=True),
             "azure": chat("azure", of=self.azure),
@@ -144,7 +192,7 @@ class Caller:
 
 def calls(base_url, org):
     caller = Caller(base_url, org)
-    return {**caller.chats(), **caller.others()}
+    return {**caller.chats(), **caller.others(), **caller.media()}
 
 
 main(calls)

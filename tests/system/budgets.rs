@@ -4,11 +4,11 @@ use purser_protocol::{format_usd, parse_usd};
 use serde_json::{Value, json};
 use system_tests::harness::backend::{ADMIN_TOKEN, TOKEN};
 use system_tests::harness::client::{App, ping};
-use system_tests::harness::stack::Stack;
+use system_tests::harness::stack::{Setup, Stack};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_limit_acts_on_the_next_call_and_keeps_what_was_spent() {
-    let stack = Stack::start().await;
+    let stack = Setup::default().ask_always().start().await;
     let app = App::of("acme");
     let budget = stack.backend.org_budget("acme", "0.000000001").await;
     stack.chat(&app, &ping()).await.expect(429);

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use system_tests::harness::backend::ADMIN_TOKEN;
 use system_tests::harness::client::{Answer, App, ping, with};
-use system_tests::harness::stack::Stack;
+use system_tests::harness::stack::{Setup, Stack};
 
 /// An operator's request; gives back the answer's body.
 async fn operate(stack: &Stack, method: Method, path: &str, body: Value) -> Value {
@@ -159,7 +159,7 @@ async fn no_burst_overspends_a_strict_budget() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shadows_overrides_and_top_ups_open_the_way_for_the_next_call() {
-    let stack = Stack::start().await;
+    let stack = Setup::default().ask_always().start().await;
     let app = App::of("acme").team("search").user("ann");
     let shadow = json!({"org": "acme", "window": "day", "limit_usd": "0", "mode": "shadow"});
     let shadow = stack.backend.create_budget(shadow).await;

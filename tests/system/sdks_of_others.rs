@@ -1,21 +1,23 @@
-//! The other APIs and providers through Envoy, with their own SDKs. Their prices are not the filter's
-//! business: what it settles is compared with the bill class by class.
+//! Every API with its vendors' own SDKs through Envoy, the real backend and the database: the app gets the
+//! objects it gets without the filter, and the ledger is the provider's bill.
 
-use purser_protocol::{Deny, DenyReason, Ending, UsageQuality, Verdict};
+use purser_protocol::{Deny, DenyReason, Verdict};
 use serde_json::Value;
 use system_tests::fake_llm::FakeLlm;
 use system_tests::harness::scripted::Script;
 use system_tests::harness::sdk::{assert_same, run};
-use system_tests::harness::stack::Setup;
+use system_tests::harness::stack::{Setup, Stack};
 use system_tests::harness::wait_until;
 
-use crate::billing::{assert_billed, settlements};
+use crate::ledger::{assert_billed, entries, start};
 
 /// An SDK, and what its calls are.
 struct Sdk {
     driver: &'static str,
     /// The filter's `provider`.
     provider: &'static str,
+    /// What the fake provider charges, where the catalogue doesn't list it.
+    prices: &'static str,
     /// Calls that are metered.
     metered: &'static [&'static str],
     /// Calls that the provider refuses; they are metered, and cost nothing.
@@ -25,28 +27,30 @@ struct Sdk {
 }
 
 impl Sdk {
-    /// Makes the calls on both ways; compares what was seen, then what was settled with the bill.
+    async fn start(&self) -> Stack {
+        start(Setup::default().provider(self.provider), self.prices).await
+    }
+
+    /// Makes the calls on both ways; compares what was seen, then the ledger with the bill.
     async fn check(&self) {
-        // One worker: calls that follow each other are settled in that order.
-        let setup = Setup::default().provider(self.provider).one_worker();
-        let stack = setup.start_scripted(Script::Allow).await;
+        let stack = self.start().await;
         let direct = FakeLlm::start().await.unwrap();
         let calls = [self.metered, self.refused].concat();
         let expected = run(self.driver, direct.addr, "acme", &calls).await;
         let seen = run(self.driver, stack.envoy.egress, "acme", &calls).await;
         assert_same(&expected, &seen, &calls);
         assert_eq!(stack.fake.received().attempts, calls.len() as u64, "one request for each call");
-        let settled = settlements(&stack, calls.len()).await;
+        let settled = entries(&stack, calls.len()).await;
         let bill = stack.fake.billed().rows;
         assert_eq!(bill, direct.billed().rows, "the provider bills the same on both ways");
         assert_eq!(bill.len(), self.metered.len(), "{bill:?}");
         let (metered, refused) = settled.split_at(self.metered.len());
-        for (name, (settlement, billed)) in self.metered.iter().zip(metered.iter().zip(&bill)) {
-            assert_billed(name, settlement, billed, self.tells_reasoning);
+        for (name, (entry, billed)) in self.metered.iter().zip(metered.iter().zip(&bill)) {
+            assert_billed(name, entry, billed, self.tells_reasoning);
         }
-        for settlement in refused {
-            assert_eq!(settlement.usage.classes(), [0; 10], "{settlement:?}");
-            assert!(settlement.http_status >= 400, "{settlement:?}");
+        for entry in refused {
+            assert_eq!(entry.cost_nanousd, 0, "{entry:?}");
+            assert!(entry.http_status >= 400, "{entry:?}");
         }
         stack.assert_healthy().await;
     }
@@ -71,23 +75,27 @@ impl Sdk {
         stack.assert_healthy().await;
     }
 
-    /// Checks that a client that leaves a stream is charged what came.
-    async fn check_abort(&self) {
-        let setup = Setup::default().provider(self.provider);
-        let stack = setup.start_scripted(Script::Allow).await;
+    /// Checks that a client that leaves a stream is charged what came, and not less than is billed.
+    async fn check_abort(&self, call: &str) {
+        let stack = self.start().await;
         let direct = FakeLlm::start().await.unwrap();
-        let expected = run(self.driver, direct.addr, "acme", &["abort"]).await;
-        let seen = run(self.driver, stack.envoy.egress, "acme", &["abort"]).await;
-        assert_same(&expected, &seen, &["abort"]);
-        let settlement = &settlements(&stack, 1).await[0];
-        assert_eq!(settlement.ending, Ending::ClientGone, "{settlement:?}");
-        assert_eq!(settlement.usage_quality, UsageQuality::AtLeast, "{settlement:?}");
-        assert!(settlement.usage.output_tokens >= 1, "{settlement:?}");
-        wait_until("the provider to see it", async || match stack.fake.billed().rows.as_slice() {
-            [row] if !row.complete => Ok(()),
-            rows => Err(format!("{rows:?}")),
-        })
-        .await;
+        let expected = run(self.driver, direct.addr, "acme", &[call]).await;
+        let seen = run(self.driver, stack.envoy.egress, "acme", &[call]).await;
+        assert_same(&expected, &seen, &[call]);
+        let entry = &entries(&stack, 1).await[0];
+        assert_eq!(
+            (entry.usage_quality.as_str(), entry.ending.as_str()),
+            ("at_least", "client_gone"),
+            "{entry:?}"
+        );
+        assert!(entry.output_tokens >= 1, "{entry:?}");
+        let billed =
+            wait_until("the provider to see it", async || match stack.fake.billed().rows.as_slice() {
+                [row] if !row.complete => Ok(row.clone()),
+                rows => Err(format!("{rows:?}")),
+            })
+            .await;
+        assert_billed(call, entry, &billed, false);
         stack.assert_healthy().await;
     }
 }
@@ -95,6 +103,7 @@ impl Sdk {
 const RESPONSES: Sdk = Sdk {
     driver: "openai_calls",
     provider: "openai",
+    prices: "",
     metered: &[
         "responses",
         "responses_stream",
@@ -111,6 +120,7 @@ const RESPONSES: Sdk = Sdk {
 const OLDER_OPENAI: Sdk = Sdk {
     driver: "openai_calls",
     provider: "openai",
+    prices: "set --provider openai --model gpt-3.5-turbo-instruct --rate input=1.5 --rate output=2",
     metered: &[
         "embeddings",
         "embeddings_float",
@@ -122,9 +132,34 @@ const OLDER_OPENAI: Sdk = Sdk {
     tells_reasoning: true,
 };
 
+/// By the token, the image, the character and the second.
+const MEDIA: Sdk = Sdk {
+    driver: "openai_calls",
+    provider: "openai",
+    prices:
+        "set --provider openai --model gpt-image-1 --rate input=5 --rate cached_input=1.25 --rate output=40
+        set --provider openai --model dall-e-3 --rate input=0 --rate output=0 --unit images=0.04
+        set --provider openai --model gpt-4o-transcribe --rate input=2.5 --rate audio_input=6 --rate output=10
+        set --provider openai --model whisper-1 --rate input=0 --rate output=0 --unit audio_seconds=0.0001
+        set --provider openai --model tts-1 --rate input=0 --rate output=0 --unit input_characters=0.000015",
+    metered: &[
+        "image",
+        "image_stream",
+        "image_by_piece",
+        "image_edit",
+        "speech",
+        "transcript",
+        "transcript_by_second",
+    ],
+    refused: &[],
+    tells_reasoning: true,
+};
+
 const AZURE: Sdk = Sdk {
     driver: "openai_calls",
     provider: "azure",
+    // Its answers name the model, whose price is another provider's.
+    prices: "alias --provider azure gpt-4o-mini --model gpt-4o-mini --to-provider openai",
     metered: &["azure", "azure_stream", "azure_stream_usage"],
     refused: &[],
     tells_reasoning: true,
@@ -133,6 +168,7 @@ const AZURE: Sdk = Sdk {
 const ANTHROPIC: Sdk = Sdk {
     driver: "anthropic_calls",
     provider: "anthropic",
+    prices: "",
     metered: &[
         "plain",
         "tools",
@@ -152,7 +188,8 @@ const ANTHROPIC: Sdk = Sdk {
 const GOOGLE: Sdk = Sdk {
     driver: "google_calls",
     provider: "gemini",
-    metered: &["plain", "two", "tools", "stream", "stream_tools", "stream_capped", "stream_error"],
+    prices: "",
+    metered: &["embed", "plain", "two", "tools", "stream", "stream_tools", "stream_capped", "stream_error"],
     refused: &["failed"],
     tells_reasoning: true,
 };
@@ -160,6 +197,7 @@ const GOOGLE: Sdk = Sdk {
 const BEDROCK: Sdk = Sdk {
     driver: "bedrock_calls",
     provider: "bedrock",
+    prices: "",
     metered: &[
         "plain",
         "tools",
@@ -177,7 +215,19 @@ const BEDROCK: Sdk = Sdk {
 const COHERE: Sdk = Sdk {
     driver: "cohere_calls",
     provider: "cohere",
-    metered: &["plain", "stream", "stream_capped"],
+    prices: "set --provider cohere --model embed-v4.0 --rate input=0.12 --rate output=0
+        set --provider cohere --model rerank-v3.5 --rate input=0 --rate output=0 --unit search_units=0.002",
+    metered: &[
+        "plain",
+        "cached",
+        "stream",
+        "stream_capped",
+        "older",
+        "older_stream",
+        "embed",
+        "older_embed",
+        "rerank",
+    ],
     refused: &["failed"],
     tells_reasoning: false,
 };
@@ -185,6 +235,7 @@ const COHERE: Sdk = Sdk {
 const MISTRAL: Sdk = Sdk {
     driver: "mistral_calls",
     provider: "mistral",
+    prices: "",
     metered: &["plain", "stream", "stream_capped"],
     refused: &["failed"],
     tells_reasoning: true,
@@ -193,7 +244,8 @@ const MISTRAL: Sdk = Sdk {
 const OLLAMA: Sdk = Sdk {
     driver: "ollama_calls",
     provider: "ollama",
-    metered: &["plain", "stream", "stream_error", "generate", "generate_stream"],
+    prices: "set --provider ollama --model llama3.2 --rate input=0.01 --rate output=0.02",
+    metered: &["embed", "plain", "stream", "stream_error", "generate", "generate_stream"],
     refused: &["failed"],
     tells_reasoning: false,
 };
@@ -201,11 +253,17 @@ const OLLAMA: Sdk = Sdk {
 #[tokio::test(flavor = "multi_thread")]
 async fn openai_responses() {
     RESPONSES.check().await;
+    RESPONSES.check_abort("abort_responses").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openai_embeddings_and_completions() {
     OLDER_OPENAI.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openai_images_and_audio() {
+    MEDIA.check().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,19 +278,22 @@ async fn anthropic() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn anthropic_left_and_denied() {
-    ANTHROPIC.check_abort().await;
+    ANTHROPIC.check_abort("abort").await;
     ANTHROPIC.check_denial("RateLimitError").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn counting_tokens_is_free() {
-    let stack = Setup::default().provider("anthropic").start_scripted(Script::Allow).await;
-    let direct = FakeLlm::start().await.unwrap();
-    let expected = run("anthropic_calls", direct.addr, "acme", &["count"]).await;
-    let seen = run("anthropic_calls", stack.envoy.egress, "acme", &["count"]).await;
-    assert_same(&expected, &seen, &["count"]);
-    assert_eq!(stack.backend.holds(), []);
-    stack.assert_healthy().await;
+    for (driver, provider) in [("anthropic_calls", "anthropic"), ("google_calls", "gemini")] {
+        let stack = Setup::default().provider(provider).start_scripted(Script::Allow).await;
+        let direct = FakeLlm::start().await.unwrap();
+        let expected = run(driver, direct.addr, "acme", &["count"]).await;
+        let seen = run(driver, stack.envoy.egress, "acme", &["count"]).await;
+        assert_same(&expected, &seen, &["count"]);
+        assert!(seen["count"]["result"].is_object(), "{seen}");
+        assert_eq!(stack.backend.holds(), []);
+        stack.assert_healthy().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,57 +1,23 @@
 //! Every API and every vendor's ways with it, byte for byte: what the app gets is what the provider
-//! sent, however it is cut up, and what is settled is what the provider bills.
+//! sent, however it is cut up, and the ledger is what the provider bills, call by call.
+
+use std::net::SocketAddr;
 
 use purser_protocol::{Ending, Settlement, UsageQuality};
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use system_tests::fake_llm::FakeLlm;
+use system_tests::fake_llm::bill::BilledRow;
 use system_tests::harness::client::Answer;
 use system_tests::harness::scripted::Script;
 use system_tests::harness::stack::{ScriptedStack, Setup};
 
 use crate::billing::{assert_billed, settlements};
-
-/// A provider and calls of it: path and body.
-struct Vendor {
-    provider: &'static str,
-    /// Its `dialect`, where the provider's name doesn't say it.
-    dialect: Option<&'static str>,
-    calls: Vec<(&'static str, Value)>,
-    tells_reasoning: bool,
-    /// Further switches of the fake provider that this vendor understands.
-    switches: &'static [(&'static str, &'static str)],
-}
-
-const CACHE: &[(&str, &str)] = &[
-    ("x-fake-cached-tokens", "4"),
-    ("x-fake-cache-write-5m-tokens", "2"),
-    ("x-fake-cache-write-1h-tokens", "1"),
-    ("x-fake-reasoning-tokens", "3"),
-];
-const REASONING: &[(&str, &str)] = &[("x-fake-cached-tokens", "4"), ("x-fake-reasoning-tokens", "3")];
-
-fn chat(model: &str, more: &Value) -> Value {
-    let mut body = json!({"messages": [{"role": "user", "content": "How much is it?"}]});
-    let fields = body.as_object_mut().unwrap();
-    if !model.is_empty() {
-        fields.insert("model".to_owned(), json!(model));
-    }
-    fields.extend(more.as_object().unwrap().clone());
-    body
-}
-
-/// Plain, streamed, and streamed with usage asked for.
-fn chats(path: &'static str, model: &str) -> Vec<(&'static str, Value)> {
-    let usage_on = json!({"stream": true, "stream_options": {"include_usage": true}});
-    [json!({}), json!({"stream": true}), usage_on].map(|more| (path, chat(model, &more))).to_vec()
-}
-
-/// Plain and streamed.
-fn both(path: &'static str, body: &Value) -> Vec<(&'static str, Value)> {
-    let mut streamed = body.clone();
-    streamed["stream"] = json!(true);
-    vec![(path, body.clone()), (path, streamed)]
-}
+use crate::ledger::{self, Entry};
+use crate::vendor_list::{
+    Vendor, anthropic, azure, bedrock, cohere, deepseek, gemini, mistral, ollama, openai, openrouter, vertex,
+    vllm,
+};
 
 impl Vendor {
     fn request(&self, http: &Client, url: String, body: &Value, seed: &str) -> RequestBuilder {
@@ -59,42 +25,67 @@ impl Vendor {
         self.switches.iter().fold(request, |request, (name, value)| request.header(*name, *value))
     }
 
-    async fn start(&self) -> ScriptedStack {
-        let setup = Setup::default().provider(self.provider).one_worker();
-        let setup = match self.dialect {
+    fn setup(&self) -> Setup {
+        let setup = Setup::default().provider(self.provider);
+        match self.dialect {
             None => setup,
             Some(dialect) => {
                 let provider = format!(r#""provider": "{}""#, self.provider);
                 setup.edit(&provider, &format!(r#"{provider}, "dialect": "{dialect}""#))
             }
-        };
-        setup.start_scripted(Script::Allow).await
+        }
     }
 
-    /// Makes each call directly and through Envoy, in writes of several sizes. Returns what was settled.
-    async fn check(&self) -> Vec<Settlement> {
-        let stack = self.start().await;
+    /// With a backend that allows everything.
+    async fn start(&self) -> ScriptedStack {
+        // One worker: calls that follow each other are settled in that order.
+        self.setup().one_worker().start_scripted(Script::Allow).await
+    }
+
+    /// Makes each call directly and through Envoy, in writes of several sizes, and compares what came and
+    /// what is billed. Returns the calls and their bill.
+    async fn both_ways(&self, egress: SocketAddr, http: &Client, fake: &FakeLlm) -> Vec<(String, BilledRow)> {
         let direct = FakeLlm::start().await.unwrap();
         let mut names = Vec::new();
         for chunk_bytes in ["0", "1", "61"] {
             for (path, body) in &self.calls {
                 let seed = format!("{chunk_bytes} {path} {body}");
                 let send = async |addr| {
-                    let request = self.request(&stack.http, format!("http://{addr}{path}"), body, &seed);
+                    let request = self.request(http, format!("http://{addr}{path}"), body, &seed);
                     let request = request.header("x-fake-chunk-bytes", chunk_bytes);
                     Answer::read(request.header("x-fake-chunked", "1").send().await.unwrap()).await
                 };
                 let expected = send(direct.addr).await.expect(200);
-                let answer = send(stack.envoy.egress).await.expect(200);
+                let answer = send(egress).await.expect(200);
                 assert_eq!(answer.text(), expected.text(), "{seed}");
                 assert_eq!(answer.body, expected.body, "{seed}");
                 names.push(seed);
             }
         }
-        let bill = stack.fake.billed().rows;
+        let bill = fake.billed().rows;
         assert_eq!(bill, direct.billed().rows, "the provider bills the same on both ways");
-        let settled = settlements(&stack, names.len()).await;
-        for ((name, settlement), billed) in names.iter().zip(&settled).zip(&bill) {
+        assert_eq!(bill.len(), names.len());
+        names.into_iter().zip(bill).collect()
+    }
+
+    /// Makes the calls, and compares the ledger with the bill. Returns the ledger.
+    async fn check(&self) -> Vec<Entry> {
+        let stack = ledger::start(self.setup(), self.prices).await;
+        let billed = self.both_ways(stack.envoy.egress, &stack.http, &stack.fake).await;
+        let entries = ledger::entries(&stack, billed.len()).await;
+        for ((name, billed), entry) in billed.iter().zip(&entries) {
+            ledger::assert_billed(name, entry, billed, self.tells_reasoning);
+        }
+        stack.assert_healthy().await;
+        entries
+    }
+
+    /// Makes the calls, and compares what the filter settles with the bill. Returns what was settled.
+    async fn check_settled(&self) -> Vec<Settlement> {
+        let stack = self.start().await;
+        let billed = self.both_ways(stack.envoy.egress, &stack.http, &stack.fake).await;
+        let settled = settlements(&stack, billed.len()).await;
+        for ((name, billed), settlement) in billed.iter().zip(&settled) {
             assert_billed(name, settlement, billed, self.tells_reasoning);
         }
         stack.assert_healthy().await;
@@ -132,164 +123,6 @@ impl Vendor {
             }
         }
         stack.assert_healthy().await;
-    }
-}
-
-fn openai() -> Vendor {
-    let usage_on = json!({"include_usage": true});
-    let completion = json!({"model": "gpt-3.5-turbo-instruct", "prompt": ["one", "two"], "best_of": 2});
-    let mut calls = chats("/v1/chat/completions", "gpt-4o-mini");
-    calls.extend(both("/v1/responses", &json!({"model": "gpt-5.4", "input": "How much is it?"})));
-    calls.extend(both("/v1/completions", &completion));
-    let mut with_usage = completion.clone();
-    with_usage["stream"] = json!(true);
-    with_usage["stream_options"] = usage_on;
-    calls.push(("/v1/completions", with_usage));
-    calls.push(("/v1/embeddings", json!({"model": "text-embedding-3-large", "input": ["a", "b"]})));
-    Vendor {
-        provider: "openai",
-        dialect: None,
-        calls,
-        tells_reasoning: true,
-        switches: &[("x-fake-words", "9")],
-    }
-}
-
-fn anthropic() -> Vendor {
-    let body = chat("claude-haiku-4-5", &json!({"max_tokens": 64}));
-    let calls = both("/v1/messages?beta=true", &body);
-    Vendor { provider: "anthropic", dialect: None, calls, tells_reasoning: true, switches: CACHE }
-}
-
-fn vertex() -> Vendor {
-    let body = chat("", &json!({"max_tokens": 64, "anthropic_version": "vertex-2023-10-16"}));
-    let contents = json!({"contents": [{"role": "user", "parts": [{"text": "How much is it?"}]}]});
-    let claude = "/v1/projects/p/locations/global/publishers/anthropic/models";
-    let gemini = "/v1beta1/projects/p/locations/global/publishers/google/models";
-    let mut streamed = body.clone();
-    streamed["stream"] = json!(true);
-    let path = |folder: &str, call: &str| -> &'static str { format!("{folder}/{call}").leak() };
-    let calls = vec![
-        (path(claude, "claude-sonnet-4-5@20250929:rawPredict"), body),
-        (path(claude, "claude-sonnet-4-5@20250929:streamRawPredict"), streamed),
-        (path(gemini, "gemini-2.5-pro:generateContent"), contents.clone()),
-        (path(gemini, "gemini-2.5-pro:streamGenerateContent?alt=sse"), contents.clone()),
-        (path(gemini, "gemini-2.5-pro:streamGenerateContent"), contents),
-    ];
-    Vendor { provider: "vertex", dialect: None, calls, tells_reasoning: true, switches: REASONING }
-}
-
-fn gemini() -> Vendor {
-    let contents = json!({
-        "contents": [{"parts": [{"text": "How much is it?"}]}],
-        "generation_config": {"max_output_tokens": 64},
-    });
-    let mut calls = vec![
-        ("/v1beta/models/gemini-2.5-flash:generateContent", contents.clone()),
-        ("/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse", contents.clone()),
-        ("/v1/models/gemini-2.5-flash:streamGenerateContent", contents),
-    ];
-    calls.extend(chats("/v1beta/openai/chat/completions", "gemini-2.5-flash"));
-    Vendor {
-        provider: "gemini",
-        dialect: None,
-        calls,
-        tells_reasoning: false,
-        switches: &[("x-fake-words", "11")],
-    }
-}
-
-fn bedrock() -> Vendor {
-    let converse = json!({"messages": [{"role": "user", "content": [{"text": "How much is it?"}]}]});
-    let claude = chat("", &json!({"max_tokens": 64, "anthropic_version": "bedrock-2023-05-31"}));
-    let path = |action: &str| -> &'static str {
-        format!("/model/us.anthropic.claude-sonnet-4-5-20250929-v1%3A0/{action}").leak()
-    };
-    let calls = vec![
-        (path("converse"), converse.clone()),
-        (path("converse-stream"), converse),
-        (path("invoke"), claude.clone()),
-        (path("invoke-with-response-stream"), claude),
-    ];
-    Vendor { provider: "bedrock", dialect: None, calls, tells_reasoning: false, switches: CACHE }
-}
-
-fn cohere() -> Vendor {
-    let calls = both("/v2/chat", &chat("command-r-08-2024", &json!({})));
-    Vendor {
-        provider: "cohere",
-        dialect: None,
-        calls,
-        tells_reasoning: false,
-        switches: &[("x-fake-words", "11")],
-    }
-}
-
-fn ollama() -> Vendor {
-    let quiet = json!({"stream": false});
-    let generate = json!({"model": "llama3.2", "prompt": "How much is it?"});
-    let calls = vec![
-        ("/api/chat", chat("llama3.2", &json!({}))),
-        ("/api/chat", chat("llama3.2", &quiet)),
-        ("/api/generate", generate),
-    ];
-    Vendor {
-        provider: "ollama",
-        dialect: None,
-        calls,
-        tells_reasoning: false,
-        switches: &[("x-fake-words", "11")],
-    }
-}
-
-fn azure() -> Vendor {
-    let calls = chats("/openai/deployments/our-gpt-4o/chat/completions?api-version=2024-10-21", "");
-    let responses = json!({"model": "our-gpt-4o", "input": "How much is it?"});
-    let more = both("/openai/responses?api-version=2025-04-01-preview", &responses);
-    let calls = calls.into_iter().chain(more).collect();
-    Vendor { provider: "azure", dialect: None, calls, tells_reasoning: true, switches: REASONING }
-}
-
-fn mistral() -> Vendor {
-    let calls = both("/v1/chat/completions", &chat("mistral-large-latest", &json!({})));
-    Vendor {
-        provider: "mistral",
-        dialect: None,
-        calls,
-        tells_reasoning: true,
-        switches: &[("x-fake-words", "11")],
-    }
-}
-
-/// Tells usage unasked, as Mistral does; asked for it, it tells it elsewhere.
-fn deepseek() -> Vendor {
-    let mut calls = chats("/v1/chat/completions", "deepseek-chat");
-    calls.extend(chats("/chat/completions", "deepseek-chat"));
-    Vendor {
-        provider: "deepseek",
-        dialect: Some("mistral"),
-        calls,
-        tells_reasoning: true,
-        switches: REASONING,
-    }
-}
-
-fn openrouter() -> Vendor {
-    let calls = chats("/api/v1/chat/completions", "openai/gpt-4o-mini");
-    Vendor { provider: "openrouter", dialect: None, calls, tells_reasoning: true, switches: REASONING }
-}
-
-fn vllm() -> Vendor {
-    let mut calls = chats("/v1/chat/completions", "meta-llama/Llama-3.1-8B-Instruct");
-    let options = json!({"include_usage": true, "continuous_usage_stats": true});
-    let body = json!({"stream": true, "stream_options": options});
-    calls.push(("/v1/chat/completions", chat("meta-llama/Llama-3.1-8B-Instruct", &body)));
-    Vendor {
-        provider: "vllm",
-        dialect: None,
-        calls,
-        tells_reasoning: false,
-        switches: &[("x-fake-words", "11")],
     }
 }
 
@@ -373,9 +206,10 @@ async fn of_those_who_speak_openais_api() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_openrouter_with_its_cost() {
-    // 12 - 4 input tokens × 150, 4 × 75 and 19 × 600 nano-USD; the fake's prompt is 3 + 4 + 15 / 4.
-    for settlement in openrouter().check().await {
-        assert_eq!(settlement.reported_cost_nanousd, Some(7 * 150 + 4 * 75 + 19 * 600), "{settlement:?}");
+    // 11 - 4 input tokens × 150, 4 × 75 and 19 × 600 nano-USD; the fake's prompt is 3 + 4 + 15 / 4.
+    for entry in openrouter().check().await {
+        assert_eq!(entry.cost_nanousd, 7 * 150 + 4 * 75 + 19 * 600, "{entry:?}");
+        assert_eq!(entry.price_match, "reported", "{entry:?}");
     }
 }
 
@@ -389,7 +223,7 @@ async fn the_tier_and_the_searches_of_the_answer_are_told() {
         // Older APIs name no tier.
         let calls = calls.filter(|(path, _)| !path.contains("/completions") || path.contains("/chat/"));
         let calls = calls.filter(|(path, _)| !path.contains("embeddings")).collect();
-        for settlement in (Vendor { calls, switches, ..vendor }).check().await {
+        for settlement in (Vendor { calls, switches, ..vendor }).check_settled().await {
             assert_eq!(settlement.service_tier.as_deref(), Some(tier), "{settlement:?}");
         }
     }

@@ -59,6 +59,8 @@ pub struct Tokens {
     pub words_per_choice: u64,
     /// Choices.
     pub choices: u64,
+    /// What is billed by the piece.
+    pub pieces: u64,
 }
 
 /// An answer, decided before its first byte is sent.
@@ -122,6 +124,7 @@ impl Answer {
                 reasoning_per_choice,
                 words_per_choice,
                 choices: asked.choices,
+                pieces: 0,
             },
             capped: reasoning_per_choice + words_per_choice < controls.reasoning_tokens + wanted_words,
             seed,
@@ -195,6 +198,7 @@ impl Tokens {
             cache_write_5m_tokens: self.cache_write_5m,
             cache_write_1h_tokens: self.cache_write_1h,
             audio_input_tokens: self.audio_input,
+            pieces: self.pieces,
             ..BilledTokens::default()
         }
     }

@@ -3,8 +3,8 @@
 use super::call::{Call, ErrorShape, Refusal, Script};
 use super::wire::{Wire, wire};
 use super::{
-    anthropic, bedrock, cohere, gemini, ollama, openai_chat, openai_completions, openai_embeddings,
-    openai_responses,
+    anthropic, batches, bedrock, cohere, cohere_older, gemini, media, ollama, openai_chat,
+    openai_completions, openai_embeddings, openai_responses, vectors,
 };
 
 /// The APIs in which the provider itself may search the web.
@@ -42,8 +42,18 @@ pub fn find(path: &str) -> Option<Api> {
             Api { free: Some(anthropic::count), ..api(ErrorShape::Anthropic, anthropic::decide) }
         }
         ["api", "chat"] => api(ErrorShape::Ollama, ollama::chat),
+        ["v1", "messages", "batches"] => {
+            Api { free: Some(batches::anthropic), ..api(ErrorShape::Anthropic, anthropic::decide) }
+        }
+        ["v1", "batches"] => {
+            Api { free: Some(batches::openai), ..api(ErrorShape::OpenAi, anthropic::decide) }
+        }
         ["api", "generate"] => api(ErrorShape::Ollama, ollama::generate),
+        ["api", "embed" | "embeddings"] => api(ErrorShape::Ollama, vectors::ollama),
+        ["v1", "chat"] => api(ErrorShape::Cohere, cohere_older::decide),
         ["v2", "chat"] => api(ErrorShape::Cohere, cohere::decide),
+        ["v1" | "v2", "embed"] => api(ErrorShape::Cohere, vectors::cohere),
+        ["v1" | "v2", "rerank"] => api(ErrorShape::Cohere, vectors::rerank),
         ["model", _, action] => api(ErrorShape::Aws, bedrock::action(action)?),
         [.., "publishers", "anthropic", "models", call] if call.ends_with("awPredict") => {
             api(ErrorShape::Anthropic, anthropic::vertex)
@@ -60,6 +70,10 @@ fn openai(rest: &[&str], chat: Decide) -> Option<Api> {
         ["responses"] => openai_responses::decide,
         ["completions"] => openai_completions::decide,
         ["embeddings"] => openai_embeddings::decide,
+        ["images", "generations"] => media::images,
+        ["images", "edits"] => media::edits,
+        ["audio", "speech"] => media::speech,
+        ["audio", "transcriptions"] => media::transcription,
         _ => return None,
     };
     Some(api(ErrorShape::OpenAi, decide))
@@ -79,6 +93,7 @@ fn google(call: &str) -> Option<Api> {
     let (_, verb) = call.rsplit_once(':')?;
     match verb {
         "generateContent" | "streamGenerateContent" => Some(api(ErrorShape::Gemini, gemini::decide)),
+        "embedContent" | "batchEmbedContents" => Some(api(ErrorShape::Gemini, vectors::gemini)),
         "countTokens" => Some(Api { free: Some(gemini::count), ..api(ErrorShape::Gemini, gemini::decide) }),
         _ => None,
     }

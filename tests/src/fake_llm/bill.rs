@@ -27,7 +27,7 @@ pub struct BilledRow {
     /// Tokens by class.
     #[serde(flatten)]
     pub tokens: BilledTokens,
-    /// Searches that the provider made by itself; not in the amount.
+    /// Searches that the provider made by itself; they are among the pieces.
     pub web_searches: u64,
     /// The amount, nano-USD.
     pub amount_nanousd: u64,

@@ -8,7 +8,7 @@ use super::controls::Fault;
 use super::wire::{Wire, wire};
 
 /// Tokens the provider puts around a prompt; they are told, but not billed.
-const UNBILLED_TOKENS: u64 = 66;
+pub const UNBILLED_TOKENS: u64 = 66;
 
 struct CohereWire {
     id: String,
@@ -39,7 +39,7 @@ pub fn decide(call: &Call) -> Result<Script, Refusal> {
 }
 
 /// A count as this API writes it.
-fn float(count: u64) -> Wire {
+pub fn float(count: u64) -> Wire {
     Wire::Value(serde_json::from_str(&format!("{count}.0")).unwrap_or_default())
 }
 

@@ -25,8 +25,13 @@
 //! | `/v1/messages`, `…/publishers/anthropic/models/{model}:rawPredict` | Anthropic's Messages |
 //! | `…/models/{model}:generateContent`, `:streamGenerateContent` | Gemini |
 //! | `/model/{model}/converse`, `/converse-stream`, `/invoke`, `/invoke-with-response-stream` | Bedrock |
-//! | `/v2/chat` | Cohere |
+//! | `/v2/chat`, `/v1/chat` | Cohere |
 //! | `/api/chat`, `/api/generate` | Ollama |
+//! | `/v1/images/generations`, `/v1/images/edits` | OpenAI's images: `gpt-image-1` by tokens, others by the image |
+//! | `/v1/audio/speech`, `/v1/audio/transcriptions` | OpenAI's audio: `whisper-1` by the second of 100 bytes, `gpt-4o-transcribe` by tokens, speech by the character |
+//! | `/v1/embed`, `/v2/embed`, `/api/embed`, `/api/embeddings`, `…:embedContent`, `…:batchEmbedContents` | embeddings of Cohere, Ollama, Gemini |
+//! | `/v1/rerank`, `/v2/rerank` | Cohere's rerank, by the search of 100 documents |
+//! | `/v1/batches`, `/v1/messages/batches` | takes on work and bills nothing for it here |
 //! | `/v1/messages/count_tokens`, `:countTokens` | counts, and bills nothing |
 //!
 //! # Usage rule
@@ -41,7 +46,7 @@
 //! - the output is that of all choices, reasoning included, those not shown (`best_of`) included.
 //!
 //! # What is billed
-//! Each class of tokens at the model's rate ([`price`]), rounded up to a nano-USD once an answer. An
+//! Each class of tokens at the model's rate ([`price`]), and pieces, rounded up to a nano-USD once an answer. An
 //! error answer bills nothing. A stream that ends early, whoever ends it, bills its prompt and what
 //! was produced up to then; a plain call whose caller leaves before the answer bills its prompt. The
 //! model billed is the one the answer names, or the one asked for if the answer's name has no price.
@@ -52,14 +57,17 @@
 pub mod answer;
 mod anthropic;
 mod apis;
+mod batches;
 mod bedrock;
 pub mod bill;
 mod call;
 mod cohere;
+mod cohere_older;
 pub mod controls;
 mod event_stream;
 pub mod gates;
 mod gemini;
+mod media;
 mod ollama;
 mod openai_chat;
 mod openai_chat_wire;
@@ -71,12 +79,15 @@ pub mod received;
 mod router;
 pub(crate) mod serve;
 pub(crate) mod stream;
+mod vectors;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_of_apis;
+#[cfg(test)]
+mod tests_of_pieces;
 
 use std::io;
 use std::net::SocketAddr;

@@ -67,7 +67,7 @@ fn answer(call: &Call, tree: &Value, model: &str) -> Result<Script, Refusal> {
 
 /// Number `at` of the embedding of a text of so many bytes: a multiple of 1/1024 in 0 to 1, which a
 /// float holds exactly.
-fn number(bytes: u64, at: u64) -> f32 {
+pub fn number(bytes: u64, at: u64) -> f32 {
     let thousandths = u16::try_from(hash("embedding", bytes * 4096 + at) % 1024).unwrap_or_default();
     #[allow(clippy::float_arithmetic, reason = "an embedding is made of floats; no money is")]
     let number = f32::from(thousandths) / 1024.0;

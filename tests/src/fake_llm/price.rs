@@ -17,6 +17,8 @@ pub struct Price {
     pub audio_input_picousd: u64,
     /// Completion tokens, reasoning included.
     pub output_picousd: u64,
+    /// What the model costs by the piece: a search, an image, a second, a character.
+    pub piece_picousd: u64,
 }
 
 /// Tokens as they are billed.
@@ -36,6 +38,8 @@ pub struct BilledTokens {
     pub output_tokens: u64,
     /// How many of `output_tokens` are reasoning; not billed again.
     pub reasoning_tokens: u64,
+    /// What is billed by the piece: searches, images, seconds, characters.
+    pub pieces: u64,
 }
 
 /// What a listed model is for.
@@ -55,7 +59,13 @@ const fn price(input: u64, cached: u64, output: u64) -> Price {
         cache_write_1h_picousd: input,
         audio_input_picousd: input,
         output_picousd: output,
+        piece_picousd: 0,
     }
+}
+
+/// Rates and what a piece costs.
+const fn with_pieces(price: Price, piece: u64) -> Price {
+    Price { piece_picousd: piece, ..price }
 }
 
 /// Rates where a cache write costs a quarter more than input, and for an hour twice as much.
@@ -72,9 +82,12 @@ const fn with_audio(price: Price, audio_input: u64) -> Price {
     Price { audio_input_picousd: audio_input, ..price }
 }
 
+/// A search of the web.
+const SEARCH: u64 = 10_000_000_000;
+
 /// Model and rates. 1,000,000 pico-USD a token is 1 USD a million tokens.
 const PRICES: &[(&str, Kind, Price)] = &[
-    ("gpt-4o-mini", Kind::OpenAiChat, price(150_000, 75_000, 600_000)),
+    ("gpt-4o-mini", Kind::OpenAiChat, with_pieces(price(150_000, 75_000, 600_000), SEARCH * 5 / 2)),
     ("gpt-4o", Kind::OpenAiChat, price(2_500_000, 1_250_000, 10_000_000)),
     ("gpt-4.1", Kind::OpenAiChat, price(2_000_000, 500_000, 8_000_000)),
     ("gpt-4.1-mini", Kind::OpenAiChat, price(400_000, 100_000, 1_600_000)),
@@ -86,18 +99,26 @@ const PRICES: &[(&str, Kind, Price)] = &[
     ("gpt-3.5-turbo-instruct", Kind::OpenAiOther, price(1_500_000, 1_500_000, 2_000_000)),
     ("text-embedding-3-small", Kind::OpenAiOther, price(20_000, 20_000, 0)),
     ("text-embedding-3-large", Kind::OpenAiOther, price(130_000, 130_000, 0)),
-    ("claude-sonnet-4-5", Kind::Others, claude(3_000_000, 300_000, 15_000_000)),
+    ("gpt-image-1", Kind::OpenAiOther, price(5_000_000, 1_250_000, 40_000_000)),
+    ("dall-e-3", Kind::OpenAiOther, with_pieces(price(0, 0, 0), 40_000_000_000)),
+    ("gpt-4o-transcribe", Kind::OpenAiOther, with_audio(price(2_500_000, 2_500_000, 10_000_000), 6_000_000)),
+    ("whisper-1", Kind::OpenAiOther, with_pieces(price(0, 0, 0), 100_000_000)),
+    ("tts-1", Kind::OpenAiOther, with_pieces(price(0, 0, 0), 15_000_000)),
+    ("claude-sonnet-4-5", Kind::Others, with_pieces(claude(3_000_000, 300_000, 15_000_000), SEARCH)),
     ("claude-haiku-4-5", Kind::Others, claude(1_000_000, 100_000, 5_000_000)),
     ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", Kind::Others, claude(3_300_000, 330_000, 16_500_000)),
     ("gemini-2.5-flash", Kind::Others, with_audio(price(300_000, 30_000, 2_500_000), 1_000_000)),
+    ("gemini-embedding-001", Kind::Others, price(150_000, 150_000, 0)),
     ("gemini-2.5-pro", Kind::Others, price(1_250_000, 125_000, 10_000_000)),
     ("mistral-large-latest", Kind::Others, price(500_000, 50_000, 1_500_000)),
     ("mistral-small-latest", Kind::Others, price(150_000, 15_000, 600_000)),
     ("deepseek-chat", Kind::Others, price(280_000, 28_000, 420_000)),
     ("command-r-08-2024", Kind::Others, price(150_000, 150_000, 600_000)),
-    // Served on hardware of one's own, at no price a token.
-    ("meta-llama/Llama-3.1-8B-Instruct", Kind::Others, price(0, 0, 0)),
-    ("llama3.2", Kind::Others, price(0, 0, 0)),
+    ("embed-v4.0", Kind::Others, price(120_000, 120_000, 0)),
+    ("rerank-v3.5", Kind::Others, with_pieces(price(0, 0, 0), 2_000_000_000)),
+    // Served on hardware of one's own, which costs something, too.
+    ("meta-llama/Llama-3.1-8B-Instruct", Kind::Others, price(20_000, 20_000, 30_000)),
+    ("llama3.2", Kind::Others, price(10_000, 10_000, 20_000)),
 ];
 
 /// OpenAI's chat models on the price list.
@@ -144,6 +165,7 @@ pub fn amount_nanousd(price: Price, tokens: BilledTokens) -> u64 {
         (tokens.cache_write_1h_tokens, price.cache_write_1h_picousd),
         (tokens.audio_input_tokens, price.audio_input_picousd),
         (tokens.output_tokens, price.output_picousd),
+        (tokens.pieces, price.piece_picousd),
     ]
     .into_iter()
     .map(|(tokens, picousd)| u128::from(tokens) * u128::from(picousd))
@@ -191,9 +213,10 @@ mod tests {
         // 800 × 150 + 200 × 75 + 100 × 600 nano-USD.
         assert_eq!(amount_nanousd(price, tokens), 195_000);
         let price = price_of("claude-sonnet-4-5").expect("a listed model");
-        let tokens = BilledTokens { cache_write_5m_tokens: 10, cache_write_1h_tokens: 1, ..tokens };
-        // 800 × 3,000 + 200 × 300 + 10 × 3,750 + 6,000 + 100 × 15,000 nano-USD.
-        assert_eq!(amount_nanousd(price, tokens), 4_003_500);
+        let tokens =
+            BilledTokens { cache_write_5m_tokens: 10, cache_write_1h_tokens: 1, pieces: 2, ..tokens };
+        // 800 × 3,000 + 200 × 300 + 10 × 3,750 + 6,000 + 100 × 15,000 nano-USD and two searches of a cent.
+        assert_eq!(amount_nanousd(price, tokens), 4_003_500 + 20_000_000);
     }
 
     #[test]

@@ -154,14 +154,17 @@ fn with_crlf(steps: Steps) -> Steps {
 }
 
 fn open_bill(state: &State, script: &Script, controls: &Controls) -> OpenBill {
+    let searches = if apis::SEARCHING.contains(&script.api) { controls.web_searches } else { 0 };
+    let mut tokens = script.answer.tokens.billed_input();
+    tokens.pieces += searches;
     let row = BilledRow {
         response_id: script.id.clone(),
         api: script.api,
         model: script.answer.model.clone(),
         stream: matches!(script.shape, Shape::Stream { .. }),
         complete: false,
-        tokens: script.answer.tokens.billed_input(),
-        web_searches: if apis::SEARCHING.contains(&script.api) { controls.web_searches } else { 0 },
+        tokens,
+        web_searches: searches,
         amount_nanousd: 0,
     };
     OpenBill::open(Arc::clone(&state.bill), script.price, row)

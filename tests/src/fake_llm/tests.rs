@@ -89,7 +89,7 @@ async fn a_plain_answer_says_its_usage_and_is_billed_for_it() {
         "response_id": answer["id"], "api": "openai_chat", "model": "gpt-4o-mini-2024-07-18", "stream": false,
         "complete": true, "input_tokens": 5, "cached_tokens": 3, "cache_write_5m_tokens": 0,
         "cache_write_1h_tokens": 0, "audio_input_tokens": 0, "output_tokens": 14, "reasoning_tokens": 4,
-        "web_searches": 0, "amount_nanousd": 9_375,
+        "pieces": 0, "web_searches": 0, "amount_nanousd": 9_375,
     });
     assert_eq!(caller.billed_row(1).await, expected);
     assert_eq!(caller.fake.billed().total_nanousd, 9_375);

@@ -1,21 +1,47 @@
-//! The real Envoy with the shipped egress configuration and the built filter.
+//! The real Envoy with one of the shipped configurations and the built filter.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::Arc;
 
 use reqwest::Client;
 use serde_json::Value;
 use tokio::process::Command;
 
 use super::backend::TOKEN;
+use super::netns::Namespace;
 use super::process::Process;
 use super::{environment, repository, wait_until, within};
+
+/// A network where Envoy runs apart from the test, with names of its own.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The network.
+    pub namespace: Arc<Namespace>,
+    /// Envoy's own `/etc/hosts` there.
+    pub hosts: PathBuf,
+}
+
+/// How often the text of an edit stands in a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Times {
+    /// Exactly once.
+    Once,
+    /// At least once: each of several filters has it.
+    Any,
+}
 
 /// The values of the configuration's placeholders, and edits a test makes to it.
 #[derive(Debug, Clone)]
 pub struct EgressConfig {
+    /// The configuration's name in `envoy/`, without its ending.
+    pub template: &'static str,
+    /// Values of the placeholders that only this one has.
+    pub values: Vec<(&'static str, String)>,
+    /// Where Envoy runs, if not beside the test.
+    pub place: Option<Place>,
     /// Where the budget backend is.
     pub backend: SocketAddr,
     /// Where the provider is.
@@ -26,8 +52,8 @@ pub struct EgressConfig {
     pub failure_mode: String,
     /// Envoy's workers; each has a filter of its own.
     pub workers: u8,
-    /// Text to replace in the rendered configuration, each found exactly once.
-    pub edits: Vec<(String, String)>,
+    /// Text to replace in the rendered configuration, by what, and how often it is there.
+    pub edits: Vec<(String, String, Times)>,
 }
 
 impl EgressConfig {
@@ -37,7 +63,7 @@ impl EgressConfig {
     /// When it can't be read, or an edit doesn't fit it.
     #[must_use]
     pub fn render(&self) -> String {
-        let path = repository().join("envoy/egress.yaml");
+        let path = repository().join(format!("envoy/{}.yaml", self.template));
         let template =
             std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let values = [
@@ -53,14 +79,16 @@ impl EgressConfig {
             ("FAILURE_MODE", self.failure_mode.clone()),
         ];
         let mut text = template;
-        for (name, value) in values {
+        let given = self.values.iter().map(|(name, value)| (*name, value.clone()));
+        for (name, value) in given.chain(values) {
             text = text.replace(&format!("${{{name}}}"), &value);
         }
         let mut rest = text.split("${").skip(1);
         let left = rest.find(|rest| rest.starts_with(|first: char| first.is_ascii_uppercase()));
         assert_eq!(left, None, "a placeholder without a value");
-        for (from, to) in &self.edits {
-            assert_eq!(text.matches(from.as_str()).count(), 1, "{from:?} is not once in {text}");
+        for (from, to, times) in &self.edits {
+            let found = text.matches(from.as_str()).count();
+            assert!(found == 1 || (found > 1 && *times == Times::Any), "{from:?} is {found} times in {text}");
             text = text.replace(from.as_str(), to);
         }
         text
@@ -86,7 +114,8 @@ pub struct Envoy {
     process: Process,
     http: Client,
     admin: SocketAddr,
-    /// Where apps call.
+    access_log: PathBuf,
+    /// Where apps call; in the network where Envoy runs.
     pub egress: SocketAddr,
 }
 
@@ -98,9 +127,14 @@ impl Envoy {
     pub async fn start(config: &EgressConfig, folder: &Path, http: Client) -> Self {
         let (yaml, admin_path) = (folder.join("envoy.yaml"), folder.join("envoy-admin"));
         write(&yaml, &config.render());
-        let mut command = Command::new(environment("ENVOY"));
+        let binary = environment("ENVOY");
+        let mut command = match &config.place {
+            None => Command::new(binary),
+            Some(place) => place.namespace.command_with_hosts(&place.hosts, &binary),
+        };
         command
-            .args(["--disable-hot-restart", "--log-level", "info", "--concurrency"])
+            .args(["--disable-hot-restart", "--log-level", "info", "--file-flush-interval-msec", "50"])
+            .arg("--concurrency")
             .arg(config.workers.to_string())
             .arg("-c")
             .arg(&yaml)
@@ -114,6 +148,10 @@ impl Envoy {
             text.trim().parse::<SocketAddr>().map_err(|error| format!("{text:?}: {error}"))
         })
         .await;
+        let admin = match &config.place {
+            None => admin,
+            Some(place) => place.namespace.inward(admin).await,
+        };
         let egress = wait_until("Envoy to be live", async || {
             process.assert_running();
             let ready = get(&http, admin, "/ready").await?;
@@ -123,7 +161,35 @@ impl Envoy {
             listener_address(&get(&http, admin, "/listeners?format=json").await?)
         })
         .await;
-        Self { process, http, admin, egress }
+        Self { process, http, admin, access_log: access_log_path(folder), egress }
+    }
+
+    /// What Envoy's admin interface answers to `path`, as JSON.
+    ///
+    /// # Panics
+    /// When it doesn't answer with JSON.
+    pub async fn admin_json(&self, path: &str) -> Value {
+        let text = get(&self.http, self.admin, path).await;
+        let text = text.unwrap_or_else(|error| panic!("{path}: {error}"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error} in {text}"))
+    }
+
+    /// Waits for a line of the access log that `is_it`.
+    ///
+    /// # Panics
+    /// When none comes, or a line isn't JSON.
+    pub async fn access_log_line(&self, is_it: impl Fn(&Value) -> bool) -> Value {
+        wait_until("a line of the access log", async || {
+            let text = std::fs::read_to_string(&self.access_log).map_err(|error| error.to_string())?;
+            // The last line may still be on its way.
+            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let lines = whole.lines().map(|line| {
+                let parsed: Result<Value, _> = serde_json::from_str(line);
+                parsed.unwrap_or_else(|error| panic!("{line:?}: {error}"))
+            });
+            lines.into_iter().find(|line| is_it(line)).ok_or(text.clone())
+        })
+        .await
     }
 
     /// Envoy's counters and gauges whose name contains `filter`.
@@ -161,6 +227,39 @@ impl Envoy {
         }
     }
 
+    /// The process.
+    ///
+    /// # Panics
+    /// When it has ended.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Waits until the access log has `count` lines, and returns them.
+    pub async fn access_log(&self, count: usize) -> Vec<Value> {
+        wait_until("lines of the access log", async || {
+            let text = std::fs::read_to_string(&self.access_log).map_err(|error| error.to_string())?;
+            let lines: Result<Vec<Value>, _> = text.lines().map(serde_json::from_str).collect();
+            match lines {
+                Ok(lines) if lines.len() == count => Ok(lines),
+                _ => Err(text),
+            }
+        })
+        .await
+    }
+
+    /// What Prometheus reads of the counters and gauges whose name begins with `filter`.
+    ///
+    /// # Panics
+    /// When the admin interface doesn't answer.
+    pub async fn prometheus(&self, filter: &str) -> Vec<String> {
+        let text = get(&self.http, self.admin, "/stats/prometheus").await;
+        let text = text.unwrap_or_else(|error| panic!("/stats/prometheus: {error}"));
+        let is_wanted = |line: &&str| line.starts_with(filter) && !line.starts_with('#');
+        text.lines().filter(is_wanted).map(str::to_owned).collect()
+    }
+
     /// Kills it, as a crash would.
     pub async fn kill(&mut self) {
         self.process.kill().await;
@@ -183,8 +282,12 @@ fn log_path(folder: &Path) -> PathBuf {
     folder.join("envoy.log")
 }
 
+fn access_log_path(folder: &Path) -> PathBuf {
+    folder.join("envoy-access.log")
+}
+
 fn access_log(folder: &Path) -> Stdio {
-    let path = folder.join("envoy-access.log");
+    let path = access_log_path(folder);
     let file = std::fs::File::create(&path);
     file.unwrap_or_else(|error| panic!("{}: {error}", path.display())).into()
 }

@@ -10,14 +10,18 @@
 )]
 
 pub mod backend;
+pub mod certs;
 pub mod client;
 pub mod database;
 pub mod envoy;
+pub mod netns;
 pub mod process;
 pub mod raw;
 pub mod scripted;
 pub mod sdk;
 pub mod stack;
+pub mod tls;
+pub mod tls_front;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

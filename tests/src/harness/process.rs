@@ -45,6 +45,15 @@ impl Process {
         &mut self.child
     }
 
+    /// Its id.
+    ///
+    /// # Panics
+    /// When it has ended and was waited for.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap_or_else(|| panic!("{} has ended:\n{}", self.name, self.tail()))
+    }
+
     /// Its log so far.
     #[must_use]
     pub fn log(&self) -> String {

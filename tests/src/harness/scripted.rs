@@ -12,7 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
 use purser_protocol::{
     Allow, HOLDS_PATH, HoldRequest, HoldResponse, ItemResult, MARKER_HEADER, MARKER_VALUE, Outcome, Renew,
-    SETTLEMENTS_PATH, SettlementBatch, SettlementItem, SettlementResponse, VERSION, Verdict,
+    RepeatedDenials, SETTLEMENTS_PATH, SettlementBatch, SettlementItem, SettlementResponse, VERSION, Verdict,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -112,6 +112,21 @@ impl ScriptedBackend {
         self.batches().into_iter().flat_map(|batch| batch.items).filter_map(renew).collect()
     }
 
+    /// Waits until it was told of `count` repeated denials, and returns the reports.
+    pub async fn repeated_denials(&self, count: u64) -> Vec<RepeatedDenials> {
+        let report = |item| match item {
+            SettlementItem::RepeatedDenials(report) => Some(*report),
+            _ => None,
+        };
+        wait_until("repeated denials at the scripted backend", async || {
+            let items = self.batches().into_iter().flat_map(|batch| batch.items);
+            let reports: Vec<_> = items.filter_map(report).collect();
+            let told: u64 = reports.iter().map(|report| report.count).sum();
+            if told == count { Ok(reports) } else { Err(format!("{told} of {count}: {reports:?}")) }
+        })
+        .await
+    }
+
     /// Waits until it was sent `count` renewals of a hold.
     pub async fn wait_for_renewals(&self, hold_id: Uuid, count: usize) {
         wait_until("renewals at the scripted backend", async || {
@@ -132,7 +147,9 @@ impl ScriptedBackend {
     pub async fn settlements(&self, count: usize) -> Vec<SettlementItem> {
         wait_until("settlements at the scripted backend", async || {
             let all = self.batches().into_iter().flat_map(|batch| batch.items);
-            let items: Vec<_> = all.filter(|item| !is_renewal(item)).collect();
+            let is_end =
+                |item: &SettlementItem| matches!(item, SettlementItem::Settle(_) | SettlementItem::Void(_));
+            let items: Vec<_> = all.filter(is_end).collect();
             if items.len() == count {
                 Ok(items)
             } else {

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::backend::Backend;
 use super::client::{Answer, App, http, post_chat};
 use super::database::Database;
-use super::envoy::{EgressConfig, Envoy};
+use super::envoy::{EgressConfig, Envoy, Place, Times};
 use super::scripted::{Script, ScriptedBackend};
 use crate::fake_llm::FakeLlm;
 
@@ -28,25 +28,31 @@ const PATIENT: [(&str, &str); 2] = [
 /// How a stack differs from the usual one.
 #[derive(Debug, Clone)]
 pub struct Setup {
+    template: &'static str,
+    values: Vec<(&'static str, String)>,
+    place: Option<Place>,
     unidentified: String,
     failure_mode: String,
     workers: u8,
     upstream: Option<SocketAddr>,
     start_backend: bool,
     backend_settings: Vec<(&'static str, String)>,
-    edits: Vec<(String, String)>,
+    edits: Vec<(String, String, Times)>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         Self {
+            template: "egress",
+            values: Vec::new(),
+            place: None,
             unidentified: r#""deny""#.to_owned(),
             failure_mode: "open".to_owned(),
             workers: 2,
             upstream: None,
             start_backend: true,
             backend_settings: Vec::new(),
-            edits: PATIENT.map(|(from, to)| (from.to_owned(), to.to_owned())).to_vec(),
+            edits: PATIENT.map(|(from, to)| (from.to_owned(), to.to_owned(), Times::Any)).to_vec(),
         }
     }
 }
@@ -56,6 +62,28 @@ impl Setup {
     #[must_use]
     pub fn as_shipped() -> Self {
         Self { edits: Vec::new(), ..Self::default() }
+    }
+
+    /// Another configuration of `envoy/`, by its name without the ending.
+    #[must_use]
+    pub const fn template(mut self, name: &'static str) -> Self {
+        self.template = name;
+        self
+    }
+
+    /// The value of a placeholder that only this configuration has; the last one given counts.
+    #[must_use]
+    pub fn value(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.values.retain(|(known, _)| *known != name);
+        self.values.push((name, value.to_string()));
+        self
+    }
+
+    /// Envoy runs in a network apart; the backend is reached from there by a bridge.
+    #[must_use]
+    pub fn place(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
     }
 
     /// The filter's `unidentified`, a JSON value.
@@ -132,10 +160,16 @@ impl Setup {
         self
     }
 
-    /// Replaces text in Envoy's rendered configuration.
+    /// Asks the backend about every call, also just after an exhausted budget refused one.
+    #[must_use]
+    pub fn ask_always(self) -> Self {
+        self.edit(r#""cache_ms": 1000"#, r#""cache_ms": 0"#)
+    }
+
+    /// Replaces text in Envoy's rendered configuration, where it stands once.
     #[must_use]
     pub fn edit(mut self, from: &str, to: &str) -> Self {
-        self.edits.push((from.to_owned(), to.to_owned()));
+        self.edits.push((from.to_owned(), to.to_owned(), Times::Once));
         self
     }
 
@@ -143,6 +177,9 @@ impl Setup {
     #[must_use]
     pub fn egress_config(&self, backend: SocketAddr, upstream: SocketAddr) -> EgressConfig {
         EgressConfig {
+            template: self.template,
+            values: self.values.clone(),
+            place: self.place.clone(),
             backend,
             upstream,
             unidentified: self.unidentified.clone(),
@@ -160,13 +197,15 @@ impl Setup {
         let mut backend =
             Backend::new(&database.url, folder.path(), http.clone(), self.backend_settings.clone());
         let upstream = self.upstream.unwrap_or(fake.addr);
-        let config = self.egress_config(backend.addr(), upstream);
+        let seen = self.place.as_ref().map(|place| place.namespace.outward(backend.addr()));
+        let config = self.egress_config(seen.unwrap_or(backend.addr()), upstream);
         let start_backend = async {
             if self.start_backend {
                 backend.start().await;
             }
         };
-        let (envoy, ()) = tokio::join!(Envoy::start(&config, folder.path(), http.clone()), start_backend);
+        let envoy = Envoy::start(&config, folder.path(), http.clone());
+        let (envoy, ()) = tokio::join!(envoy, start_backend);
         Stack { envoy, backend, fake, http, database, _folder: folder, _permit: permit }
     }
 

@@ -1,0 +1,87 @@
+//! Medians, spreads and targets, in whole nanoseconds.
+
+use crate::load::Kind;
+
+/// One round's cost of one part of a load, nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair {
+    /// With the filter that buffers and asks.
+    pub buffer_ns: u64,
+    /// With Purser.
+    pub purser_ns: u64,
+}
+
+impl Pair {
+    fn more_ns(self) -> i64 {
+        signed(self.purser_ns) - signed(self.buffer_ns)
+    }
+}
+
+fn signed(ns: u64) -> i64 {
+    i64::try_from(ns).expect("less than centuries")
+}
+
+/// What a kind of load came to, over all rounds.
+#[derive(Debug)]
+pub struct Row {
+    /// The load.
+    pub kind: Kind,
+    /// Parts of it in a round.
+    pub parts: usize,
+    /// Each round's.
+    pub rounds: Vec<Pair>,
+}
+
+impl Row {
+    /// What Purser took more, in the middle of the rounds, nanoseconds.
+    pub fn more_ns(&self) -> i64 {
+        median(self.rounds.iter().map(|pair| pair.more_ns()))
+    }
+
+    /// The row as it is printed.
+    pub fn line(&self) -> String {
+        let more: Vec<i64> = self.rounds.iter().map(|pair| pair.more_ns()).collect();
+        format!(
+            "{:<26} {:>7} {:>14} {:>12} {:>12}   {} to {}",
+            self.kind.name(),
+            self.parts,
+            us(median(self.rounds.iter().map(|pair| signed(pair.buffer_ns)))),
+            us(median(self.rounds.iter().map(|pair| signed(pair.purser_ns)))),
+            us(self.more_ns()),
+            us(more.iter().copied().min().unwrap_or_default()),
+            us(more.iter().copied().max().unwrap_or_default()),
+        )
+    }
+}
+
+/// The head of the table of rows.
+pub fn head() -> String {
+    format!(
+        "{:<26} {:>7} {:>14} {:>12} {:>12}   {}\n",
+        "CPU of Envoy, µs each", "a round", "buffers, asks", "Purser", "more", "least to most"
+    )
+}
+
+/// The value in the middle, the upper one of two.
+pub fn median<T: Ord + Copy + Default>(values: impl Iterator<Item = T>) -> T {
+    let mut sorted: Vec<T> = values.collect();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+/// Nanoseconds as microseconds with one decimal.
+pub fn us(ns: i64) -> String {
+    let tenths = (ns.unsigned_abs() + 50) / 100;
+    format!("{}{}.{}", if ns < 0 { "-" } else { "" }, tenths / 10, tenths % 10)
+}
+
+/// KiB as MB (of a million bytes) with two decimals.
+pub fn mb(kib: i64) -> String {
+    let hundredths = kib.unsigned_abs() * 1_024 / 10_000;
+    format!("{}{}.{:02}", if kib < 0 { "-" } else { "" }, hundredths / 100, hundredths % 100)
+}
+
+/// Prints whether a target is met.
+pub fn target(what: &str, is_met: bool) {
+    println!("target {}: {what}", if is_met { "met" } else { "MISSED" });
+}
