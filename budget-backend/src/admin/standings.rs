@@ -32,6 +32,8 @@ pub struct Running {
     pub period_end_unix_s: Option<i64>,
     /// The database's clock, Unix seconds.
     pub now_unix_s: i64,
+    /// From which percentage on its own ladder warns.
+    pub warn_at_percent: Option<i32>,
 }
 
 /// The counters of the running periods. `numeric`, since a limit with its top-ups may be beyond `bigint`.
@@ -48,7 +50,7 @@ const RUNNING: &str = "
 const COLUMNS: &str = "b.org, b.budget_id, b.team, b.user_name, c.subject, b.window_kind, l.limit_nanousd,
     c.spent_nanousd, c.held_nanousd, extract(epoch from c.period_start)::bigint as start_unix_s,
     case when e.at < 'infinity' then extract(epoch from e.at)::bigint end as end_unix_s,
-    extract(epoch from now())::bigint as now_unix_s";
+    extract(epoch from now())::bigint as now_unix_s, b.ladder ->> 'warn_at_percent' as warn_at_percent";
 
 fn running(row: &PgRow) -> sqlx::Result<Running> {
     Ok(Running {
@@ -64,6 +66,10 @@ fn running(row: &PgRow) -> sqlx::Result<Running> {
         period_start_unix_s: row.try_get("start_unix_s")?,
         period_end_unix_s: row.try_get("end_unix_s")?,
         now_unix_s: row.try_get("now_unix_s")?,
+        warn_at_percent: row
+            .try_get::<Option<String>, _>("warn_at_percent")?
+            .and_then(|percent| percent.parse().ok())
+            .filter(|percent| (1..=100).contains(percent)),
     })
 }
 

@@ -14,16 +14,19 @@ pub const MIN_HISTORY_HOURS: usize = 72;
 /// How far above the busy hours a spike is, in spreads, and at least in busy hours.
 const SPREADS: i128 = 3;
 
-/// The percentages of a budget's limit that its spend has reached, ascending.
+/// The percentages of a budget's limit that its spend has reached, ascending: of those given and of its own
+/// ladder's warning.
 #[must_use]
 pub fn reached(budget: &Running, percents: &[i32]) -> Vec<i32> {
     if budget.spent_nanousd <= 0 {
         return Vec::new();
     }
     let spent = i128::from(budget.spent_nanousd).saturating_mul(100);
-    let has =
-        |percent: &&i32| spent >= i128::from(budget.limit_nanousd).saturating_mul(i128::from(**percent));
-    percents.iter().filter(has).copied().collect()
+    let has = |percent: &i32| spent >= i128::from(budget.limit_nanousd).saturating_mul(i128::from(*percent));
+    let mut reached: Vec<i32> = percents.iter().copied().chain(budget.warn_at_percent).filter(has).collect();
+    reached.sort_unstable();
+    reached.dedup();
+    reached
 }
 
 /// When a budget is gone at the recent rate (nano-USD in so many seconds), Unix seconds: `Some` only when
@@ -91,7 +94,16 @@ mod tests {
             period_start_unix_s: 0,
             period_end_unix_s: Some(86_400),
             now_unix_s: 36_000,
+            warn_at_percent: None,
         }
+    }
+
+    #[test]
+    fn a_budget_s_own_warning_is_a_threshold_too() {
+        let of = |warn_at_percent, spent| {
+            reached(&Running { warn_at_percent: Some(warn_at_percent), ..budget(100, spent) }, &[50, 80])
+        };
+        assert_eq!((of(70, 69), of(70, 70), of(80, 85)), (vec![50], vec![50, 70], vec![50, 80]));
     }
 
     #[test]

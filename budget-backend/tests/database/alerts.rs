@@ -189,6 +189,11 @@ async fn each_threshold_is_told_once_a_window_and_budget_whoever_looks(pool: PgP
         (&facts["team"], &facts["tier"], &facts["threshold_percent"]),
         (&json!("ads"), &json!("team"), &json!(50))
     );
+    // A warning of its own counts; one that was written by hand and is none doesn't stop the round.
+    execute(&pool, r#"update budgets set ladder = '{"warn_at_percent": 55}' where team = '*'"#).await;
+    assert_eq!(round(&pool).await, 2);
+    execute(&pool, r#"update budgets set ladder = '{"warn_at_percent": "soon"}' where team = '*'"#).await;
+    assert_eq!(round(&pool).await, 0);
     execute(&pool, "update budgets set archived_at = now()").await;
     spent(&pool, each, "ads", 100).await;
     assert_eq!(round(&pool).await, 0);
