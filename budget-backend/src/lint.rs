@@ -1,6 +1,8 @@
 //! Finds budgets that match nothing, and ([`envoy`]) ways to LLM hosts around the filter. Pure.
 
 pub mod envoy;
+mod names;
+mod switches;
 
 use std::collections::BTreeSet;
 

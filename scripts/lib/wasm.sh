@@ -7,7 +7,8 @@
 WASM_TARGET=wasm32-unknown-unknown
 WASM_TARGET_DIR=$TARGET_DIR/wasm
 # What Envoy loads, and the same with the names of its functions, to read a trace with.
-export PURSER_WASM=$WASM_TARGET_DIR/$WASM_TARGET/wasm/purser.wasm
+SHIPPED_WASM=$WASM_TARGET_DIR/$WASM_TARGET/wasm/purser.wasm
+export PURSER_WASM=$SHIPPED_WASM
 NAMED_WASM=$WASM_TARGET_DIR/$WASM_TARGET/wasm/purser_filter.wasm
 DEBIAN_RUSTC=/usr/bin/rustc
 
@@ -70,7 +71,7 @@ wasm_cargo() {
 
 # The built filter without its names.
 strip_filter() {
-  python3 "$ROOT/scripts/lib/strip_names.py" "$NAMED_WASM" "$PURSER_WASM"
+  python3 "$ROOT/scripts/lib/strip_names.py" "$NAMED_WASM" "$SHIPPED_WASM"
 }
 
 # The runner has to be of the very version of the wasm-bindgen in the lock file, so that is where the pin stands.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Output;
 
 use serde_json::{Value, json};
-use system_tests::harness::backend::ReservedPort;
+use system_tests::harness::backend::{ReservedPort, command};
 use system_tests::harness::scripted::Script;
 use system_tests::harness::stack::Setup;
 use system_tests::harness::{environment, repository, within};
@@ -203,5 +203,93 @@ async fn no_route_to_a_provider_goes_around_its_filter() {
         }
         assert_eq!(metering.len(), 10, "{template}");
         stack.assert_healthy().await;
+    }
+}
+
+/// Names resolve to nothing, at once: nobody answers there.
+const NO_NAMES: &str = r#"typed_dns_resolver_config:
+  name: envoy.network.dns_resolver.cares
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig
+    resolvers: [{socket_address: {address: 127.0.0.1, port_value: 1}}]
+admin:
+"#;
+
+/// What `lint` says of a running Envoy.
+async fn lint(setup: Setup) -> (Option<i32>, Vec<Value>) {
+    let stack = setup.edit("admin:\n", NO_NAMES).one_worker().start_scripted(Script::Allow).await;
+    let dump = stack.envoy.admin_json("/config_dump").await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dump.json");
+    std::fs::write(&file, dump.to_string()).unwrap();
+    let mut command = command();
+    command.args(["lint", "--json", "--envoy-config-dump"]).arg(&file).kill_on_drop(true);
+    let output = within("lint", command.output()).await.unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
+    });
+    stack.assert_healthy().await;
+    (output.status.code(), array(&found["bypasses"]).to_vec())
+}
+
+/// A route's filter, and the same without it; the route, its cluster and its hosts.
+type Removal = (&'static str, &'static str, &'static str, &'static str, &'static [&'static str]);
+
+const REMOVALS: [Removal; 3] = [
+    (
+        "                purser: *off\n                purser_anthropic: *on\n",
+        "                purser: *off\n",
+        "anthropic[0]",
+        "anthropic",
+        &["api.anthropic.com"],
+    ),
+    (
+        "                purser: *off\n                purser_azure: *on\n",
+        "                purser: *off\n",
+        "azure[0]",
+        "by_name",
+        &["*.cognitiveservices.azure.com", "*.openai.azure.com"],
+    ),
+    ("{purser: *off, purser_mistral: *on}", "{purser: *off}", "by_prefix[3]", "mistral", &["api.mistral.ai"]),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lint_finds_nothing_as_shipped_and_the_one_route_whose_filter_is_removed() {
+    let authorities = Authorities::new();
+    for template in TEMPLATES {
+        let setup = || authorities.setup(template, &HOSTS);
+        assert_eq!(lint(setup()).await, (Some(0), Vec::new()), "{template}");
+        for (from, to, route, cluster, hosts) in REMOVALS {
+            if template == "intercept" && route.starts_with("by_prefix") {
+                continue;
+            }
+            let (code, found) = lint(setup().edit(from, to)).await;
+            let [finding] = &found[..] else { panic!("{template} without {from}: {found:#?}") };
+            assert_eq!((code, &finding["route"]), (Some(3), &json!(route)), "{template}: {finding}");
+            let listener = if template == "egress-tls" { "egress" } else { template };
+            assert_eq!((&finding["listener"], &finding["cluster"]), (&json!(listener), &json!(cluster)));
+            assert_eq!(finding["hosts"], json!(hosts), "{template}: {finding}");
+            let message = finding["message"].as_str().unwrap();
+            assert!(message.ends_with("switches the filter off and none on instead"), "{message}");
+        }
+    }
+    // With neither override the first filter meters the route, as of an unknown provider.
+    let whole = authorities.setup("egress-tls", &HOSTS).edit("{purser: *off, purser_mistral: *on}", "{}");
+    assert_eq!(lint(whole).await, (Some(0), Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lint_finds_the_llms_that_an_interception_lets_pass() {
+    let authorities = Authorities::new();
+    for (from, host) in [
+        ("                - {requested_server_name: {exact: api.groq.com}}\n", "api.groq.com"),
+        ("        - api.openai.com\n", "api.openai.com"),
+    ] {
+        let (code, found) = lint(authorities.setup("intercept", &HOSTS).edit(from, "")).await;
+        let [finding] = &found[..] else { panic!("without {from}: {found:#?}") };
+        assert_eq!(
+            (code, &finding["hosts"], &finding["chain"]),
+            (Some(3), &json!([host]), &json!("default"))
+        );
     }
 }

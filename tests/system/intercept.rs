@@ -130,6 +130,37 @@ async fn other_hosts_pass_byte_for_byte_with_their_own_certificate() {
     stack.assert_healthy().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn llm_hosts_that_have_no_filter_get_no_connection() {
+    let authorities = Authorities::new();
+    let echo = echo_server().await;
+    let names = ["s3.eu-west-1.localhost", "bedrock-runtime.eu-west-1.localhost"];
+    let front = TlsFront::start(&authorities.public.issue(&names), echo).await;
+    // A domain whose names lead here by themselves, for a rule of each kind.
+    let setup = setup(&authorities)
+        .edit("{suffix: .amazonaws.com}", "{suffix: .localhost}")
+        .edit("{suffix: -aiplatform.googleapis.com}", "{suffix: -aiplatform.localhost}")
+        .edit("{exact: api.groq.com}", "{exact: groq.localhost}")
+        .edit("port_value: 443\n", &format!("port_value: {}\n", front.addr.port()));
+    let stack = setup.start().await;
+    let client = TlsClient::new(&authorities.public, None);
+    let connect = async |name: &str| client.connect(stack.envoy.egress, name).await.is_ok();
+    assert!(connect(names[0]).await, "others of that domain pass");
+    let refused = [
+        names[1],
+        "bedrock-runtime-fips.us-gov-west-1.localhost",
+        "europe-west4-aiplatform.localhost",
+        "groq.localhost",
+    ];
+    for name in refused {
+        assert!(!connect(name).await, "{name}");
+    }
+    let denied = stack.envoy.stats("unmetered.rbac.denied").await;
+    assert_eq!(denied.values().sum::<u64>(), refused.len() as u64, "{denied:?}");
+    assert_eq!(front.greetings().len(), 1, "none of them got as far");
+    stack.assert_healthy().await;
+}
+
 /// A server that sends back what it gets.
 async fn echo_server() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

@@ -121,6 +121,9 @@ fn decisions_know_no_database_and_no_clock() {
         "identity",
         "lint",
         "lint/envoy",
+        "lint/names",
+        "lint/switches",
+        "pricing/line",
         "tracker/fold",
     ];
     for name in pure {

@@ -2,21 +2,25 @@
 //!
 //! A way is a route of a filter chain, or a chain that passes connections on as they are. It leads to an
 //! LLM when its cluster's endpoint or SNI is a known LLM host, when the route writes such a host, or when
-//! the chain passes on every SNI that no other chain picks. What a control plane has not sent yet isn't in
-//! a dump.
+//! the chain passes on every SNI that no other chain picks and that it doesn't refuse. Listeners are read
+//! as they are in force, not as the bootstrap wrote them, so that each counts once. What a control plane
+//! has not sent yet isn't in a dump.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use super::names::{picked, refuses};
+use super::switches::{Metering, is_purser, metering};
 use crate::pattern::Patterns;
 
 /// Hosts of LLM APIs, as patterns.
-pub const LLM_HOSTS: [&str; 27] = [
+pub const LLM_HOSTS: [&str; 28] = [
     "api.openai.com",
     "*.api.openai.com",
     "*.openai.azure.com",
+    "*.cognitiveservices.azure.com",
     "*.services.ai.azure.com",
     "*.models.ai.azure.com",
     "api.anthropic.com",
@@ -42,9 +46,6 @@ pub const LLM_HOSTS: [&str; 27] = [
     "api.voyageai.com",
     "api.jina.ai",
 ];
-
-/// The name that the filter's configuration, its module or the filter itself has somewhere.
-const FILTER: &str = "purser";
 
 /// A way to LLM hosts without the filter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -89,11 +90,11 @@ struct Dump<'a> {
 }
 
 /// Elements of an array, none of anything else.
-fn each(value: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn each(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-fn text(value: &Value) -> &str {
+pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
@@ -157,42 +158,48 @@ impl<'a> Dump<'a> {
 
     /// Routes of a connection manager.
     fn http(&self, at: &Place<'_>, manager: &'a Value) -> Vec<Bypass> {
-        let filter = each(&manager["http_filters"]).find(|filter| is_purser(filter));
+        let filters: Vec<&Value> =
+            each(&manager["http_filters"]).filter(|filter| is_purser(filter)).collect();
         let routes = match &manager["rds"]["route_config_name"] {
             Value::String(name) => self.routes.get(name.as_str()).copied(),
             _ => Some(&manager["route_config"]),
         };
         let mut found = Vec::new();
-        for host in routes.into_iter().flat_map(|routes| each(&routes["virtual_hosts"])) {
+        let hosts =
+            routes.into_iter().flat_map(|table| each(&table["virtual_hosts"]).map(move |h| (table, h)));
+        for (table, host) in hosts {
             for (number, route) in each(&host["routes"]).enumerate() {
-                let off = filter.is_some_and(|filter| {
-                    let name = text(&filter["name"]);
-                    [host, route].iter().any(|at| at["typed_per_filter_config"][name]["disabled"] == true)
-                });
-                if filter.is_some() && !off && filter.is_none_or(|filter| filter["disabled"] != true) {
-                    continue;
-                }
-                let because = if off { "switches the filter off" } else { "has no filter before it" };
                 let route_name = format!("{}[{number}]", text(&host["name"]));
-                found.extend(self.route(host, &route["route"]).into_iter().map(|(cluster, hosts)| Bypass {
-                    message: format!("{}: route {route_name} to {} {because}", at.name(), hosts.join(", ")),
-                    ..at.bypass(route_name.clone(), cluster, hosts)
-                }));
+                for target in self.targets(host, &route["route"]) {
+                    // The most specific says whether a filter is on.
+                    let because = match metering(&filters, &[target.entry, route, host, table]) {
+                        Metering::On => continue,
+                        Metering::None => "has no filter before it",
+                        Metering::SwitchedOff => "switches the filter off and none on instead",
+                        Metering::NotSwitchedOn => "switches no filter on",
+                    };
+                    let hosts = target.hosts.join(", ");
+                    found.push(Bypass {
+                        message: format!("{}: route {route_name} to {hosts} {because}", at.name()),
+                        ..at.bypass(route_name.clone(), target.cluster.to_owned(), target.hosts)
+                    });
+                }
             }
         }
         found
     }
 
-    /// Where a route leads: clusters and the LLM hosts reached there.
-    fn route(&self, host: &Value, action: &Value) -> Vec<(String, Vec<String>)> {
+    /// Where a route leads, as far as that is an LLM host.
+    fn targets(&self, host: &Value, action: &'a Value) -> Vec<Target<'a>> {
         let written = [&action["host_rewrite_literal"], &action["host_rewrite"]];
         let written: Vec<String> =
             written.into_iter().map(text).filter(|name| self.is_llm(name)).map(str::to_owned).collect();
-        let weighted = each(&action["weighted_clusters"]["clusters"]).map(|cluster| text(&cluster["name"]));
-        let clusters =
-            std::iter::once(text(&action["cluster"])).chain(weighted).filter(|name| !name.is_empty());
+        let weighted = each(&action["weighted_clusters"]["clusters"]);
+        let clusters = std::iter::once((text(&action["cluster"]), &Value::Null))
+            .chain(weighted.map(|entry| (text(&entry["name"]), entry)))
+            .filter(|(name, _)| !name.is_empty());
         clusters
-            .filter_map(|cluster| {
+            .filter_map(|(cluster, entry)| {
                 let mut hosts = written.clone();
                 hosts.extend(self.llm_clusters.get(cluster).into_iter().flatten().cloned());
                 if self.open_clusters.contains(&cluster) {
@@ -200,7 +207,7 @@ impl<'a> Dump<'a> {
                 }
                 hosts.sort();
                 hosts.dedup();
-                (!hosts.is_empty()).then(|| (cluster.to_owned(), hosts))
+                (!hosts.is_empty()).then_some(Target { cluster, hosts, entry })
             })
             .collect()
     }
@@ -231,7 +238,12 @@ impl<'a> Dump<'a> {
             if self.open_clusters.contains(&cluster) {
                 // Of a pattern, a name that it matches.
                 let names = LLM_HOSTS.iter().map(|host| (host, host.replace('*', "x")));
-                let reach = names.filter(|(_, name)| picked(chains, name) == Some(number));
+                let here = chains.get(number);
+                let passes = |name: &str| {
+                    picked(chains, name) == Some(number)
+                        && here.is_some_and(|(_, chain)| !refuses(chain, name))
+                };
+                let reach = names.filter(|(_, name)| passes(name));
                 hosts.extend(reach.map(|(host, _)| (*host).to_owned()));
             }
             if !hosts.is_empty() {
@@ -245,6 +257,15 @@ impl<'a> Dump<'a> {
     fn is_llm(&self, host: &str) -> bool {
         self.hosts.any_match(&host.to_ascii_lowercase())
     }
+}
+
+/// Where a route leads.
+struct Target<'a> {
+    cluster: &'a str,
+    /// The LLM hosts it reaches.
+    hosts: Vec<String>,
+    /// Its entry among weighted clusters, which may have switches of its own.
+    entry: &'a Value,
 }
 
 struct Place<'a> {
@@ -270,46 +291,8 @@ impl Place<'_> {
 }
 
 /// The last part of a typed configuration's type.
-fn type_name(config: &Value) -> &str {
+pub(super) fn type_name(config: &Value) -> &str {
     text(&config["@type"]).rsplit('.').next().unwrap_or_default()
-}
-
-/// The number of the chain that picks a TLS connection by its SNI: the exact name, then the longest
-/// suffix, then none; the default chain last.
-fn picked(chains: &[(String, &Value)], sni: &str) -> Option<usize> {
-    let mut best: Option<(usize, usize)> = None;
-    for (number, (name, chain)) in chains.iter().enumerate() {
-        let names: Vec<&str> = each(&chain["filter_chain_match"]["server_names"]).map(text).collect();
-        let fit = names.iter().filter_map(|name| match name.strip_prefix('*') {
-            Some(suffix) => sni.ends_with(suffix).then(|| suffix.len().saturating_add(2)),
-            None => (*name == sni).then_some(usize::MAX),
-        });
-        let fit = match fit.max() {
-            None if names.is_empty() => Some(usize::from(name != "default")),
-            fit => fit,
-        };
-        if let Some(fit) = fit
-            && best.is_none_or(|(_, best)| fit > best)
-        {
-            best = Some((number, fit));
-        }
-    }
-    best.map(|(number, _)| number)
-}
-
-/// Whether an HTTP filter is ours: a wasm filter that names it somewhere beside its own settings.
-fn is_purser(filter: &Value) -> bool {
-    let config = &filter["typed_config"]["config"];
-    let names = [
-        &filter["name"],
-        &config["name"],
-        &config["root_id"],
-        &config["vm_config"]["vm_id"],
-        &config["vm_config"]["code"]["local"]["filename"],
-        &config["vm_config"]["code"]["remote"]["http_uri"]["uri"],
-    ];
-    let wasm = type_name(&filter["typed_config"]) == "Wasm" || filter["config_discovery"].is_object();
-    wasm && names.into_iter().any(|name| text(name).contains(FILTER))
 }
 
 /// The known LLM hosts that a cluster's endpoints and TLS settings name.

@@ -13,7 +13,118 @@ fn purser() -> Value {
         "config": {"vm_config": {"code": {"local": {"filename": "/opt/purser.wasm"}}}}}})
 }
 
+/// One of several filters, off until a route switches it on.
+fn off_by_default(name: &str) -> Value {
+    let mut filter = purser();
+    filter["name"] = json!(name);
+    filter["disabled"] = json!(true);
+    filter
+}
+
+fn switch(on: bool) -> Value {
+    let mut config = json!({"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig"});
+    config[if on { "config" } else { "disabled" }] = if on { json!({}) } else { json!(true) };
+    config
+}
+
+#[test]
+fn filters_are_switched_by_the_most_specific_that_speaks_of_them() {
+    let (filters, first) = ([purser(), off_by_default("own")], "metering");
+    let (on, off) = (switch(true), switch(false));
+    // What the route table, the virtual host, the route and the weighted cluster say; and what is missing.
+    let none = json!({});
+    for (table, host, route, entry, expected) in [
+        (&none, &none, &none, &none, None),
+        (&none, &json!({first: off, "own": on}), &none, &none, None),
+        (&none, &json!({first: off}), &json!({"own": on}), &none, None),
+        (&json!({first: off}), &none, &none, &json!({"own": on}), None),
+        (&json!({first: off}), &none, &json!({first: on}), &none, None),
+        // Of somebody else's.
+        (&none, &none, &json!({"other": off}), &none, None),
+        (&none, &json!({first: off}), &none, &none, Some("switches the filter off and none on instead")),
+        (
+            &json!({"own": on}),
+            &none,
+            &json!({first: off, "own": off}),
+            &none,
+            Some("switches the filter off and none on instead"),
+        ),
+        (
+            &none,
+            &json!({"own": on}),
+            &none,
+            &json!({first: off, "own": off}),
+            Some("switches the filter off and none on instead"),
+        ),
+    ] {
+        let way = json!({"route": {"weighted_clusters": {"clusters": [
+            {"name": "openai", "typed_per_filter_config": entry}]}}, "typed_per_filter_config": route});
+        let mut chain = manager(json!(filters), json!([way]));
+        let routes = &mut chain["filters"][0]["typed_config"]["route_config"];
+        routes["typed_per_filter_config"] = table.clone();
+        routes["virtual_hosts"][0]["typed_per_filter_config"] = host.clone();
+        let messages = messages(&[chain]);
+        let expected: Vec<String> = expected
+            .map(|why| format!("listener l, chain 0: route v[0] to api.openai.com {why}"))
+            .into_iter()
+            .collect();
+        assert_eq!(messages, expected, "{table} {host} {route} {entry}");
+    }
+    let asleep = manager(json!([off_by_default("own")]), json!([{"route": {"cluster": "openai"}}]));
+    assert_eq!(
+        messages(&[asleep]),
+        ["listener l, chain 0: route v[0] to api.openai.com switches no filter on"]
+    );
+}
+
+#[test]
+fn a_name_that_a_chain_refuses_does_not_pass() {
+    let refusing = |action: &str, principal: Value, permission: Value| {
+        json!({"filters": [
+            {"typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+             "rules": {"action": action, "policies": {"p": {"permissions": [permission], "principals": [principal]}}}}},
+            {"typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+             "cluster": "any"}}]})
+    };
+    let any = || json!({"any": true});
+    let name = |kind: &str, value: &str| json!({"requested_server_name": {kind: value}});
+    let both = json!({"and_rules": {"rules": [name("prefix", "bedrock-runtime."), name("suffix", ".amazonaws.com")]}});
+    for (chain, refused) in [
+        (refusing("DENY", any(), name("exact", "API.groq.com")), vec!["api.groq.com"]),
+        (refusing("DENY", any(), name("suffix", ".openai.azure.com")), vec!["*.openai.azure.com"]),
+        (refusing("DENY", any(), both.clone()), vec!["bedrock-runtime.*.amazonaws.com"]),
+        (
+            refusing("DENY", any(), json!({"or_rules": {"rules": [both, name("exact", "api.x.ai")]}})),
+            vec!["bedrock-runtime.*.amazonaws.com", "api.x.ai"],
+        ),
+        // What isn't about names alone refuses nothing for sure.
+        (
+            refusing(
+                "DENY",
+                any(),
+                json!({"and_rules": {"rules": [name("exact", "api.x.ai"), {"destination_port": 1}]}}),
+            ),
+            vec![],
+        ),
+        (refusing("DENY", any(), json!({"not_rule": name("exact", "api.x.ai")})), vec![]),
+        (refusing("DENY", json!({"authenticated": {}}), name("exact", "api.x.ai")), vec![]),
+        (refusing("ALLOW", any(), name("exact", "api.x.ai")), vec![]),
+        (refusing("LOG", any(), name("exact", "api.x.ai")), vec![]),
+    ] {
+        let expected: Vec<&str> = LLM_HOSTS.into_iter().filter(|host| !refused.contains(host)).collect();
+        assert_eq!(found(std::slice::from_ref(&chain))[0].1, expected, "{chain}");
+    }
+}
+
 fn found(chains: &[Value]) -> Vec<(String, Vec<String>)> {
+    ways(chains).into_iter().map(|bypass| (bypass.chain, bypass.hosts)).collect()
+}
+
+fn messages(chains: &[Value]) -> Vec<String> {
+    ways(chains).into_iter().map(|bypass| bypass.message).collect()
+}
+
+fn ways(chains: &[Value]) -> Vec<Bypass> {
     let cluster = |name: &str, host: &str| {
         json!({"cluster": {"name": name, "load_assignment": {"endpoints": [{"lb_endpoints": [
             {"endpoint": {"address": {"socket_address": {"address": host, "port_value": 443}}}}]}]}}})
@@ -24,7 +135,7 @@ fn found(chains: &[Value]) -> Vec<(String, Vec<String>)> {
          "dynamic_active_clusters": [{"cluster": {"name": "any", "type": "ORIGINAL_DST"}}]},
         {"dynamic_listeners": [{"name": "l", "active_state": {"listener": {"name": "l", "filter_chains": chains}}}]},
     ]});
-    bypasses(&dump).unwrap().into_iter().map(|bypass| (bypass.chain, bypass.hosts)).collect()
+    bypasses(&dump).unwrap()
 }
 
 #[test]
