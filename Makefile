@@ -8,7 +8,7 @@ help: ## list the targets
 setup: ## fetch tools and start PostgreSQL, for work in a shell of your own
 	@scripts/setup.sh --tests
 
-demo: ## a stack of its own, real traffic until a budget is spent, our books against the bill
+demo: ## a stack of its own, real traffic down a budget's whole ladder, our books against the bill
 	@scripts/demo.sh
 
 up: ## start a stack to point an SDK at; LLM_UPSTREAM=host:port sends the calls there

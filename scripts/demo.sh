@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Shows it once, end to end: a stack of its own on free ports, real traffic for two users of a team
-# until a budget is exhausted, and our books against the provider's bill. Exits 0 only if they agree.
+# Shows it once, end to end: a stack of its own on free ports, real traffic of two users of a team while one
+# budget takes every step of its ladder (plain, warned, degraded, clamped, denied), and our books against the
+# provider's bill. Exits 0 only if they agree.
 
 export PG_DIR=${PG_DIR:-${STATE_DIR:-.local}/pg}
 export STATE_DIR=${STATE_DIR:-.local}/demo

@@ -8,7 +8,7 @@ use system_tests::harness::client::{Answer, App, ping, with};
 use system_tests::harness::stack::{Setup, Stack};
 
 /// An operator's request; gives back the answer's body.
-async fn operate(stack: &Stack, method: Method, path: &str, body: Value) -> Value {
+pub async fn operate(stack: &Stack, method: Method, path: &str, body: Value) -> Value {
     let url = format!("http://{}{path}", stack.backend.addr());
     let request = stack.http.request(method, url).bearer_auth(ADMIN_TOKEN).json(&body);
     let response = request.send().await.unwrap();

@@ -6,8 +6,8 @@ use purser_protocol::format_usd;
 use sqlx::FromRow;
 
 use crate::Failure;
+use crate::show::{aligned, table};
 use crate::stack::{ORG, Stack};
-use crate::traffic::{aligned, table};
 
 fn usd(nanousd: i64) -> String {
     aligned(&format_usd(nanousd))
@@ -18,9 +18,18 @@ fn usd(nanousd: i64) -> String {
 struct Entry {
     response_id: Option<String>,
     user_name: String,
-    model: String,
-    usage_quality: String,
+    asked_model: Option<String>,
     cost_nanousd: i64,
+    #[sqlx(flatten)]
+    used: Used,
+}
+
+/// What both books say of an answer, beside its amount.
+#[derive(FromRow, PartialEq, Eq)]
+struct Used {
+    model: String,
+    input_tokens: i64,
+    output_tokens: i64,
 }
 
 /// Prints the ledger against the bill, row by row, and returns where they differ.
@@ -29,7 +38,7 @@ struct Entry {
 /// When one of the two can't be read.
 pub async fn compare(stack: &Stack) -> Result<Vec<String>, Failure> {
     let entries: Vec<Entry> = sqlx::query_as(
-        "SELECT response_id, user_name, model, usage_quality, cost_nanousd
+        "SELECT response_id, user_name, asked_model, model, input_tokens, output_tokens, cost_nanousd
          FROM llm_requests WHERE org = $1 ORDER BY recorded_at, hold_id, entry",
     )
     .bind(ORG)
@@ -38,34 +47,39 @@ pub async fn compare(stack: &Stack) -> Result<Vec<String>, Failure> {
     let bill = stack.provider("billed").await?;
     let mut billed = BTreeMap::new();
     for row in bill["rows"].as_array().into_iter().flatten() {
+        let number = |field: &str| row[field].as_i64().unwrap_or(-1);
         let id = row["response_id"].as_str().unwrap_or_default();
-        billed.insert(id.to_owned(), row["amount_nanousd"].as_i64().unwrap_or(-1));
+        let used = Used {
+            model: row["model"].as_str().unwrap_or_default().to_owned(),
+            input_tokens: number("input_tokens"),
+            output_tokens: number("output_tokens"),
+        };
+        billed.insert(id.to_owned(), (used, number("amount_nanousd")));
     }
     let mut problems = Vec::new();
-    let mut table = table(&["answer", "user", "model", "usage", "ledger", "bill", ""]);
+    let mut table = table(&["answer", "user", "asked for", "ran and billed", "output", "ledger", "bill", ""]);
     for entry in &entries {
         let id = entry.response_id.as_deref().unwrap_or("(none)");
-        let amount = billed.remove(id);
-        let agrees = amount == Some(entry.cost_nanousd);
+        let row = billed.remove(id);
+        let agrees =
+            row.as_ref().is_some_and(|(used, amount)| *used == entry.used && *amount == entry.cost_nanousd);
         if !agrees {
-            problems.push(format!(
-                "{id} is in the ledger with {} nano-USD, on the bill with {amount:?}",
-                entry.cost_nanousd
-            ));
+            problems.push(format!("{id} is not the same in the ledger and on the bill"));
         }
         table.add_row([
             id,
             &entry.user_name,
-            &entry.model,
-            &entry.usage_quality,
+            entry.asked_model.as_deref().unwrap_or(&entry.used.model),
+            &row.as_ref().map_or_else(|| "-".to_owned(), |(used, _)| used.model.clone()),
+            &entry.used.output_tokens.to_string(),
             &usd(entry.cost_nanousd),
-            &amount.map_or_else(|| "-".to_owned(), usd),
+            &row.map_or_else(|| "-".to_owned(), |(_, amount)| usd(amount)),
             if agrees { "=" } else { "DIFFERS" },
         ]);
     }
-    for (id, amount) in billed {
+    for (id, (used, amount)) in billed {
         problems.push(format!("{id} is on the bill with {amount} nano-USD and not in the ledger"));
-        table.add_row([&id, "", "", "", "-", &usd(amount), "MISSING"]);
+        table.add_row([&id, "", "", &used.model, "", "-", &usd(amount), "MISSING"]);
     }
     println!("\nThe ledger and the provider's bill, answer by answer, in USD:\n\n{table}");
     problems.extend(totals(stack, &entries, bill["total_nanousd"].as_i64()).await?);

@@ -1,11 +1,14 @@
-//! Shows Purser at work: two users of a team call an LLM until the budget of one of them is spent,
-//! then the ledger is laid beside the provider's bill.
+//! Shows Purser at work: a user calls an LLM down the whole ladder of a budget (plain, warned, a cheaper
+//! model, a shorter answer, denied) while a neighbour goes on; then the ledger is laid beside the
+//! provider's bill.
 //!
 //! Needs a running stack with an empty database, named by `EGRESS_URL`, `BACKEND_URL`,
 //! `FAKE_LLM_URL`, `PURSER_ADMIN_TOKEN` and `DATABASE_URL`. Exits 0 only if the ledger and the bill
-//! agree to the nano-dollar, nothing is held any more, and who had to be denied was denied.
+//! agree on models, tokens and amounts to the nano-dollar, nothing is held any more, and each step came
+//! in its turn.
 
 mod books;
+mod show;
 mod stack;
 mod traffic;
 

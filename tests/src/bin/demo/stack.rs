@@ -102,24 +102,24 @@ impl Stack {
         Ok(request.send().await?.error_for_status()?.json().await?)
     }
 
-    /// The cost of a call, once it is settled, in nano-USD.
+    /// The model that ran a call and what it cost, nano-USD, once it is settled.
     ///
     /// # Errors
     /// When it isn't settled in time.
-    pub async fn settled_cost(&self, hold_id: &str) -> Result<i64, Failure> {
+    pub async fn settled(&self, hold_id: &str) -> Result<(String, i64), Failure> {
         let started = Instant::now();
         loop {
-            let settled: Option<i64> = sqlx::query_scalar(
-                "SELECT sum(cost_nanousd)::bigint FROM llm_requests WHERE org = $1 AND hold_id = $2::uuid",
+            let settled: Option<(String, i64)> = sqlx::query_as(
+                "SELECT model, cost_nanousd FROM llm_requests WHERE org = $1 AND hold_id = $2::uuid",
             )
             .bind(ORG)
             .bind(hold_id)
-            .fetch_one(&self.database)
+            .fetch_optional(&self.database)
             .await?;
             match settled {
-                Some(cost_nanousd) => return Ok(cost_nanousd),
+                Some(settled) => return Ok(settled),
                 None if started.elapsed() > PATIENCE => {
-                    return Err(format!("hold {hold_id} was not settled within {PATIENCE:?}").into());
+                    return Err(format!("hold {hold_id:?} was not settled within {PATIENCE:?}").into());
                 }
                 None => tokio::time::sleep(Duration::from_millis(10)).await,
             }
