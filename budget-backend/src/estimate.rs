@@ -87,6 +87,9 @@ pub fn upper_bound(
     if ["input", "output"].iter().any(|class| price.unpriced.contains(*class)) {
         return Err("a model whose tokens have no known price");
     }
+    if price.is_free_of_tokens() && (price.is_unpriceable() || price.sold_by().next().is_some()) {
+        return Err("a model that is not sold by the token");
+    }
     if size.unchangeable && size.max_output_tokens.is_none() {
         return Err("a request without an output cap, which can't be given one");
     }
@@ -123,6 +126,8 @@ pub struct Estimate {
     pub input_tokens: u64,
     /// Output over all choices, tokens.
     pub output_tokens: u64,
+    /// How many answers.
+    pub choices: u64,
     /// What is sold by the piece where its model sells it so.
     pub media: Media,
 }
@@ -161,6 +166,7 @@ pub fn estimate(api: Api, size: &Size, default_output_tokens: u64) -> Estimate {
     Estimate {
         input_tokens: text_tokens.saturating_add(media_tokens),
         output_tokens: cap.saturating_mul(choices),
+        choices,
         media,
     }
 }
@@ -194,7 +200,13 @@ impl Estimate {
                 let by_the_piece = cost(&Usage::default(), &pieces)?;
                 cost(&usage, &pieces).map(|by_tokens| by_tokens.max(by_the_piece))
             }
-            None => cost(&usage, &BTreeMap::new()),
+            None => {
+                let by_tokens = cost(&usage, &BTreeMap::new())?;
+                match self.pieces_of_text(price) {
+                    Some(pieces) => cost(&Usage::default(), &pieces).map(|pieces| pieces.max(by_tokens)),
+                    None => Ok(by_tokens),
+                }
+            }
         }
     }
 
@@ -209,7 +221,7 @@ impl Estimate {
         price: &Price,
         service_tier: Option<&str>,
     ) -> Result<CostLine, CostOverflow> {
-        if self.media != Media::None {
+        if self.media != Media::None || self.pieces_of_text(price).is_some() {
             return self.cost_nanousd(price, service_tier).map(CostLine::level);
         }
         let usage = |output_tokens| Self { output_tokens, ..*self }.usage(price, service_tier);
@@ -254,6 +266,23 @@ impl Estimate {
         };
         let known = price.terms.units_nanousd_per_million.contains_key(name);
         known.then(|| [(name.to_owned(), count)].into())
+    }
+
+    /// What a call of text is by the piece, where tokens of the model cost nothing and pieces do: one of
+    /// each for each answer, or what the tokens come to.
+    fn pieces_of_text(&self, price: &Price) -> Option<BTreeMap<String, u64>> {
+        if self.media != Media::None || !price.is_free_of_tokens() {
+            return None;
+        }
+        let count = |name: &str| match name {
+            "audio_seconds" => self.choices.saturating_mul(SECONDS_PER_RECORDING),
+            "input_characters" => self.input_tokens.saturating_mul(TEXT_BYTES_PER_TOKEN),
+            "output_characters" => self.output_tokens.saturating_mul(TEXT_BYTES_PER_TOKEN),
+            _ => self.choices,
+        };
+        let pieces: BTreeMap<_, _> =
+            price.sold_by().map(|(name, _)| (name.to_owned(), count(name).max(1))).collect();
+        (!pieces.is_empty()).then_some(pieces)
     }
 }
 

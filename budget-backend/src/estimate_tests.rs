@@ -8,14 +8,14 @@ const CHAT: Api = Api::OpenaiChat;
 fn the_cap_counts_once_per_choice() {
     let size =
         Size { text_bytes: 401, media_parts: 2, max_output_tokens: Some(50), choices: 3, ..Size::default() };
-    let expected = Estimate { input_tokens: 101 + 3_000, output_tokens: 150, media: Media::None };
+    let expected = Estimate { input_tokens: 101 + 3_000, output_tokens: 150, choices: 3, media: Media::None };
     assert_eq!(estimate(CHAT, &size, 1024), expected);
 }
 
 #[test]
 fn without_a_cap_the_default_is_held() {
     let size = Size { text_bytes: 4, choices: 1, ..Size::default() };
-    let expected = Estimate { input_tokens: 1, output_tokens: 1024, media: Media::None };
+    let expected = Estimate { input_tokens: 1, output_tokens: 1024, choices: 1, media: Media::None };
     assert_eq!(estimate(CHAT, &size, 1024), expected);
     // A missing number of choices is one.
     assert_eq!(estimate(CHAT, &Size { choices: 0, ..size }, 1024).output_tokens, 1024);
@@ -104,7 +104,7 @@ fn a_call_s_own_price_and_its_size_count_in_the_estimate_and_the_bound() {
     };
     let price = priced(rates, terms);
     let cost = |input_tokens| {
-        let estimate = Estimate { input_tokens, output_tokens: 10, media: Media::None };
+        let estimate = Estimate { input_tokens, output_tokens: 10, choices: 1, media: Media::None };
         estimate.cost_nanousd(&price, None).unwrap()
     };
     assert_eq!((cost(100), cost(101)), (100 + 10 + 7, 303 + 50 + 7));
@@ -128,7 +128,7 @@ fn the_tier_asked_for_counts_in_the_estimate_and_one_nobody_knows_as_the_dearest
         ..Terms::default()
     };
     let price = priced(rates(1_000_000, 2_000_000), terms);
-    let estimate = Estimate { input_tokens: 100, output_tokens: 10, media: Media::None };
+    let estimate = Estimate { input_tokens: 100, output_tokens: 10, choices: 1, media: Media::None };
     for (tier, expected) in [
         (None, 120),
         (Some("auto"), 120),
@@ -136,7 +136,8 @@ fn the_tier_asked_for_counts_in_the_estimate_and_one_nobody_knows_as_the_dearest
         (Some("flex"), 60),
         (Some("priority"), 240),
         (Some("priority+us"), 264),
-        (Some("warp"), 240),
+        // No less than any known rate: priority, in the US.
+        (Some("warp"), 264),
     ] {
         assert_eq!(estimate.cost_nanousd(&price, tier), Ok(expected), "{tier:?}");
     }

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::pricing::find::without_date;
+
 /// Most models in one map.
 pub const MAX_MODELS: usize = 64;
 
@@ -44,6 +46,16 @@ pub struct Clamp {
     pub floor_tokens: u64,
 }
 
+impl Degrade {
+    /// The model that runs instead of this one: what its name maps to, else its name without a date, as
+    /// prices are found. Otherwise a dated name would be a way around the step.
+    #[must_use]
+    pub fn target(&self, model: &str) -> Option<&str> {
+        let named = |name: &str| self.models.get(name).map(String::as_str);
+        named(model).or_else(|| named(without_date(model)?)).filter(|target| *target != model)
+    }
+}
+
 impl Ladder {
     /// Whether there is no step.
     #[must_use]
@@ -66,7 +78,7 @@ impl Ladder {
     /// Where the map says that a model is degraded to.
     #[must_use]
     pub fn target(&self, model: &str) -> Option<&str> {
-        self.degrade.as_ref()?.models.get(model).map(String::as_str)
+        self.degrade.as_ref()?.target(model)
     }
 
     /// Checks what the types can't; names apart, which whoever takes them in checks. `path` is where it
@@ -104,6 +116,9 @@ fn models(path: &str, models: &BTreeMap<String, String>) -> Result<(), String> {
         return Err(format!("{path}: expected at most {MAX_MODELS} models, got {}", models.len()));
     }
     for (model, target) in models {
+        if let Some(pattern) = [model, target].into_iter().find(|name| name.contains(['*', '?'])) {
+            return Err(format!("{path}.{model}: expected names of models, got the pattern {pattern}"));
+        }
         if model == target {
             return Err(format!("{path}.{model}: expected another model, got itself"));
         }
@@ -158,6 +173,10 @@ mod tests {
                 "ladder.degrade.models: expected at least one model; leave degrade out for none",
             ),
             (degrade(json!(many)), "ladder.degrade.models: expected at most 64 models, got 65"),
+            (
+                degrade(json!({"gpt-*": "a"})),
+                "ladder.degrade.models.gpt-*: expected names of models, got the pattern gpt-*",
+            ),
             (degrade(json!({"a": "a"})), "ladder.degrade.models.a: expected another model, got itself"),
             (
                 degrade(json!({"a": "b", "b": "a"})),
@@ -173,6 +192,23 @@ mod tests {
             ),
         ] {
             assert_eq!(checked(ladder.clone()).unwrap_err(), problem, "{ladder}");
+        }
+    }
+
+    #[test]
+    fn a_dated_name_is_degraded_as_its_model_is() {
+        let models = [("gpt-5", "small"), ("big-2026-01-02", "mid"), ("big", "small-2026-03-05")];
+        let models = models.map(|(model, target)| (model.to_owned(), target.to_owned())).into();
+        let degrade = Degrade { at_percent: 1, models };
+        for (model, target) in [
+            ("gpt-5", Some("small")),
+            ("gpt-5-2026-03-05", Some("small")),
+            ("gpt-5-mini", None),
+            ("big-2026-01-02", Some("mid")),
+            ("big-2026-03-05", Some("small-2026-03-05")),
+            ("small-2026-03-05", None),
+        ] {
+            assert_eq!(degrade.target(model), target, "{model}");
         }
     }
 

@@ -4,6 +4,8 @@
 pub mod catalogue;
 pub mod decimal;
 pub mod fields;
+pub mod figures;
 pub mod litellm;
+pub mod names;
 pub mod pairs;
 pub mod plan;

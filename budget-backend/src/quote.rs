@@ -22,7 +22,7 @@ pub struct Quote {
     pub line: CostLine,
     /// What to hold where a strict budget is touched, or why nothing bounds it.
     pub bound: Result<Bound, &'static str>,
-    /// Whether no price of its own is known for the model.
+    /// Whether no price of its own is known for the model, or none that a call can be charged by.
     pub unknown_model: bool,
     /// Whether the request has output whose cap can be lowered on its way.
     pub clampable: bool,
@@ -89,8 +89,9 @@ impl Pricer {
         let unpriced = "no price is known for any model";
         let price = self.prices.find(&self.provider, model, self.at_unix_s).ok_or(unpriced)?;
         let most_input_tokens = most_input_tokens(&self.size);
-        let dearest =
+        let mut dearest =
             self.prices.dearest(&self.provider, model, self.at_unix_s, most_input_tokens).ok_or(unpriced)?;
+        dearest.rates = price.raised_for_tier(dearest.rates, self.service_tier.as_deref());
         let learned_output_tokens = self.learned.output_tokens(&self.org, &self.team, &self.provider, model);
         let output_tokens = learned_output_tokens.unwrap_or(self.default_output_tokens);
         let estimate = estimate(self.api, &self.size, output_tokens);
@@ -112,7 +113,7 @@ impl Pricer {
             amount_nanousd,
             line,
             bound,
-            unknown_model: !price.is_known(),
+            unknown_model: !price.is_known() || price.is_unpriceable(),
             clampable: is_clampable(self.api, &self.size),
         };
         Ok(Quoted { quote, price, estimate, learned_output_tokens })
@@ -199,6 +200,40 @@ mod tests {
         assert_eq!(pricer.quote("small").unwrap().amount_nanousd, 200);
         // Of an unknown model it is the ceiling, and says so.
         assert!(pricer.quote("new").unwrap().unknown_model);
+    }
+
+    #[test]
+    fn a_tier_that_only_other_models_have_rates_for_is_in_the_amount_and_in_the_bound() {
+        let size = Size { text_bytes: 400, max_output_tokens: Some(50), choices: 1, ..Size::default() };
+        let mut pricer = pricer(Api::OpenaiChat, size);
+        let rates = Rates { input: 2, output: 2, ..Rates::default() };
+        let fast = [("fast".to_owned(), 2_500_000)].into();
+        let fast = Terms { multipliers_millionths: fast, ..Terms::default() };
+        let row = |model: &str, rates, terms, unpriced: &[&str]| PriceRow {
+            price_id: 1,
+            provider: "p".into(),
+            model: model.into(),
+            effective_from_unix_s: 0,
+            rates,
+            reasons: false,
+            terms: Arc::new(terms),
+            unpriced: Arc::new(unpriced.iter().map(|name| (*name).to_owned()).collect()),
+        };
+        let plain = Rates { input: 1_000_000, output: 1_000_000, ..Rates::default() };
+        let film = row("film", Rates::default(), Terms::default(), &["output_cost_per_second"]);
+        let rows = [row("other", rates, fast, &[]), row("m", plain, Terms::default(), &[]), film];
+        pricer.prices = Arc::new(PriceBook::new(rows, []));
+        let amounts = |pricer: &Pricer| {
+            let quote = pricer.price("m").unwrap().quote;
+            (quote.amount_nanousd, quote.bound.unwrap().amount_nanousd)
+        };
+        assert_eq!(amounts(&pricer), (100 + 50, 400 + 256 + 50));
+        pricer.service_tier = Some("fast".into());
+        assert_eq!(amounts(&pricer), (150 * 5 / 2, 706 * 5 / 2));
+        // What no call can be charged by is as good as no price.
+        let film = pricer.price("film").unwrap().quote;
+        assert!(film.unknown_model && film.amount_nanousd > 0 && film.bound.is_err(), "{film:?}");
+        assert!(!pricer.price("m").unwrap().quote.unknown_model);
     }
 
     #[test]

@@ -4,14 +4,14 @@
 //! that carries the difference, counts no request and no token, and names the price used. It counts where
 //! the call's first entry did, in its counters and on its day, and takes its locks in the order of every
 //! writer (see [`crate::ledger::counters`]): days, counters, summary rows. Only calls whose whole usage is
-//! known and settled are touched, and nothing else ever adds entries to those: two repricings at once would,
-//! and so there is one at a time. Doing it again finds nothing to do.
+//! known are touched, once all of it has a price, and nothing else ever adds entries to those: two repricings
+//! at once would, and so there is one at a time. Doing it again finds nothing to do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use postgres::types::Json;
 use postgres::{Client, Row, Transaction};
-use purser_protocol::{Usage, format_usd};
+use purser_protocol::{Api, Usage, format_usd};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
@@ -28,8 +28,11 @@ const BATCH: i64 = 500;
 /// Which calls to look at.
 #[derive(Debug, Clone)]
 pub struct Selection {
-    /// Sent to this model, or answered by it.
+    /// Sent to this model, answered by it, priced as it, or of a name that stands for it: an alias or a dated
+    /// one.
     pub model: String,
+    /// Billed by this provider only.
+    pub provider: Option<String>,
     /// From this instant on, Unix seconds.
     pub from_unix_s: i64,
     /// Until before this instant, Unix seconds.
@@ -99,11 +102,21 @@ pub fn reprice(
 
 fn batches(client: &mut Client, book: &PriceBook, selection: &Selection) -> Result<Repriced, RepriceError> {
     let mut sum = Repriced::default();
+    let names = book.names_of(&selection.model);
     let mut after = (String::new(), Uuid::nil());
     loop {
         let rows = client.query(
             SELECT,
-            &[&selection.model, &selection.from_unix_s, &selection.to_unix_s, &after.0, &after.1, &BATCH],
+            &[
+                &names,
+                &selection.from_unix_s,
+                &selection.to_unix_s,
+                &after.0,
+                &after.1,
+                &BATCH,
+                &selection.provider,
+                &selection.model,
+            ],
         )?;
         let Some(last) = rows.last() else { return Ok(sum) };
         after = (last.try_get("org")?, last.try_get("hold_id")?);
@@ -128,15 +141,22 @@ fn batches(client: &mut Client, book: &PriceBook, selection: &Selection) -> Resu
     }
 }
 
-/// Calls in key order, each as its settlement told it, with the sum and number of its entries. `$1` model,
-/// `$2` and `$3` the range in Unix seconds, `$4` and `$5` the key to go on after, `$6` how many.
-const SELECT: &str = "
+/// Calls in key order, each as its settlement told it, with the sum and number of its entries. `$1` names,
+/// `$2` and `$3` the range in Unix seconds, `$4` and `$5` the key to go on after, `$6` how many, `$7` provider
+/// or null, `$8` the model as prices name it.
+const SELECT: &str = r"
     select s.*, (extract(epoch from s.occurred_at) * 1000000)::bigint as occurred_us, e.entries, e.charged
       from llm_requests s
      cross join lateral (
           select count(*)::integer as entries, sum(cost_nanousd)::bigint as charged
             from llm_requests where org = s.org and hold_id = s.hold_id) e
-     where (s.model = $1 or s.answered_model = $1) and s.cause in ('settled', 'estimated')
+     where s.cause in ('settled', 'estimated') and ($7::text is null or s.provider = $7)
+       and (s.priced_as = $8
+            or s.model = any($1::text[]) or s.answered_model = any($1::text[])
+            or regexp_replace(s.model, '(-\d{4}-\d{2}-\d{2}|[-@]\d{8})$', '') = $8
+            or regexp_replace(s.answered_model, '(-\d{4}-\d{2}-\d{2}|[-@]\d{8})$', '') = $8
+            or exists (select from llm_requests r where r.org = s.org and r.hold_id = s.hold_id
+                          and r.cause = 'repriced' and r.priced_as = $8))
        and s.occurred_at >= to_timestamp($2::bigint) and s.occurred_at < to_timestamp($3::bigint)
        and (s.org, s.hold_id) > ($4::text, $5::uuid)
      order by s.org, s.hold_id limit $6";
@@ -151,8 +171,7 @@ enum Anew {
 }
 
 fn correction(row: &Row, book: &PriceBook) -> Result<Anew, RepriceError> {
-    let (quality, cause): (&str, &str) = (row.try_get("usage_quality")?, row.try_get("cause")?);
-    if quality != "exact" || cause != "settled" || row.try_get::<_, &str>("price_match")? == "reported" {
+    if !is_whole(row)? {
         return Ok(Anew::LeftAlone);
     }
     let occurred_at_unix_us: i64 = row.try_get("occurred_us")?;
@@ -217,6 +236,21 @@ fn correction(row: &Row, book: &PriceBook) -> Result<Anew, RepriceError> {
             ..Facts::default()
         },
     })))
+}
+
+/// Whether all that the call used is known. An exact usage was charged by an estimate where something of it
+/// had no price then, which may have one now; or else because it isn't all the call will be billed for.
+fn is_whole(row: &Row) -> Result<bool, RepriceError> {
+    let waited_for_a_price = || -> Result<bool, RepriceError> {
+        let unpriced: Vec<&str> = row.try_get("unpriced")?;
+        let api: &str = row.try_get("api")?;
+        let deferred =
+            [Api::OpenaiBatches, Api::AnthropicBatches].iter().any(|batches| batches.as_str() == api);
+        Ok(!unpriced.is_empty() && !deferred)
+    };
+    let (quality, cause): (&str, &str) = (row.try_get("usage_quality")?, row.try_get("cause")?);
+    let reported = row.try_get::<_, &str>("price_match")? == "reported";
+    Ok(quality == "exact" && !reported && (cause == "settled" || waited_for_a_price()?))
 }
 
 fn usage(row: &Row) -> Result<Usage, RepriceError> {

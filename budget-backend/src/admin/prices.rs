@@ -7,8 +7,9 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{Connection, PgConnection, PgPool, Row};
 
+use crate::prices::names;
 use crate::prices::plan::{self, Entry, Planned, SINCE_EVER_UNIX_S, Source, Version, Wanted};
-use crate::pricing::{Alias, PriceBook, PriceRow, Rates, Terms};
+use crate::pricing::{Alias, CLASSES, PriceBook, PriceRow, Rates, Terms};
 
 /// The channel on which a change of prices or aliases is told.
 pub const CHANNEL: &str = "purser_prices";
@@ -16,7 +17,8 @@ pub const CHANNEL: &str = "purser_prices";
 /// Whoever adds prices does so alone: what is planned is planned on what is there.
 const LOCK: &str = "select pg_advisory_xact_lock(hashtext('purser.prices'))";
 
-const COLUMNS: &str = "price_id, provider, model, extract(epoch from effective_from)::bigint as from_unix_s,
+const COLUMNS: &str = "price_id, provider, model, 
+    case when isfinite(effective_from) then extract(epoch from effective_from)::bigint end as from_unix_s,
     input_nanousd_per_mtok, cached_input_nanousd_per_mtok, cache_write_5m_nanousd_per_mtok,
     cache_write_1h_nanousd_per_mtok, output_nanousd_per_mtok, reasoning_nanousd_per_mtok,
     audio_input_nanousd_per_mtok, audio_output_nanousd_per_mtok, image_input_nanousd_per_mtok,
@@ -26,7 +28,7 @@ const COLUMNS: &str = "price_id, provider, model, extract(epoch from effective_f
 /// import is one transaction.
 ///
 /// # Errors
-/// The database's; a row that can't be read.
+/// The database's.
 pub async fn price_book(pool: &PgPool) -> sqlx::Result<PriceBook> {
     let mut connection = pool.acquire().await?;
     let versions = versions(&mut connection).await?;
@@ -34,7 +36,18 @@ pub async fn price_book(pool: &PgPool) -> sqlx::Result<PriceBook> {
     Ok(PriceBook::new(versions.into_iter().map(|version| version.row), aliases))
 }
 
-/// Every version there is.
+/// Whether the schema has the price list that this program reads.
+///
+/// # Errors
+/// The database's.
+pub async fn is_there(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    let sql = "select to_regclass('model_aliases') is not null and exists (select from pg_attribute
+                where attrelid = to_regclass('model_prices') and attname = 'price_id')";
+    sqlx::query(sql).fetch_one(connection).await?.try_get(0)
+}
+
+/// Every version there is. A row that can't be read, which nothing that this program writes is, is logged by its number and its
+/// model counts as one without known prices while that row would be in force.
 ///
 /// # Errors
 /// As [`price_book`].
@@ -42,11 +55,23 @@ pub async fn versions(connection: &mut PgConnection) -> sqlx::Result<Vec<Version
     let sql =
         format!("select {COLUMNS} from model_prices order by provider, model, effective_from, price_id");
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(connection).await?;
-    rows.iter().map(version).collect()
+    let mut versions = Vec::with_capacity(rows.len());
+    for row in &rows {
+        versions.extend(version(row)?);
+    }
+    Ok(versions)
 }
 
-fn version(row: &PgRow) -> sqlx::Result<Version> {
+fn version(row: &PgRow) -> sqlx::Result<Option<Version>> {
     let price_id: i64 = row.try_get("price_id")?;
+    let (provider, model): (String, String) = (row.try_get("provider")?, row.try_get("model")?);
+    let unreadable = |problem: &str| {
+        tracing::error!(price_id, %provider, %model, problem, "a price can't be read; its model is unknown");
+    };
+    let Some(effective_from_unix_s) = row.try_get("from_unix_s")? else {
+        unreadable("effective_from: expected an instant");
+        return Ok(None);
+    };
     let known = |column: &str| row.try_get::<Option<i64>, _>(column);
     let rates = Rates::from_known([
         known("input_nanousd_per_mtok")?,
@@ -60,27 +85,32 @@ fn version(row: &PgRow) -> sqlx::Result<Version> {
         known("image_input_nanousd_per_mtok")?,
         known("image_output_nanousd_per_mtok")?,
     ]);
-    let unreadable = |problem: String| sqlx::Error::Decode(format!("price {price_id}: {problem}").into());
+    let mut unpriced: BTreeSet<String> = row.try_get::<Vec<String>, _>("unpriced")?.into_iter().collect();
     let Json(terms): Json<serde_json::Value> = row.try_get("terms")?;
-    let terms: Terms =
-        serde_json::from_value(terms).map_err(|error| unreadable(format!("terms: {error}")))?;
-    terms.check().map_err(unreadable)?;
+    let read = serde_json::from_value::<Terms>(terms).map_err(|error| error.to_string());
+    let terms = read.and_then(|terms| terms.check().map(|()| terms)).unwrap_or_else(|problem| {
+        unreadable(&format!("terms: {problem}"));
+        // Whatever occurs is charged at the dearest known rate, and flagged.
+        unpriced.extend(CLASSES.map(str::to_owned));
+        unpriced.insert("terms".to_owned());
+        Terms::default()
+    });
     let source: String = row.try_get("source")?;
-    let unpriced: Vec<String> = row.try_get("unpriced")?;
-    Ok(Version {
-        source: Source::from_name(&source).ok_or_else(|| unreadable(format!("unknown source {source}")))?,
+    Ok(Some(Version {
+        // One that only a later program knows counts as much as any.
+        source: Source::from_name(&source).unwrap_or(Source::Operator),
         note: row.try_get("note")?,
         row: PriceRow {
             price_id,
-            provider: row.try_get("provider")?,
-            model: row.try_get("model")?,
-            effective_from_unix_s: row.try_get("from_unix_s")?,
+            provider,
+            model,
+            effective_from_unix_s,
             rates,
             reasons: row.try_get("reasons")?,
             terms: Arc::new(terms),
-            unpriced: Arc::new(unpriced.into_iter().collect::<BTreeSet<_>>()),
+            unpriced: Arc::new(unpriced),
         },
-    })
+    }))
 }
 
 /// The aliases.
@@ -126,6 +156,12 @@ pub async fn add<T>(
 }
 
 async fn insert(connection: &mut PgConnection, entries: &[Entry]) -> sqlx::Result<()> {
+    for entry in entries {
+        entry.check().map_err(|problem| {
+            let (provider, model) = (names::shown(&entry.provider), names::shown(&entry.model));
+            sqlx::Error::Encode(format!("price of {provider} {model}: {problem}").into())
+        })?;
+    }
     let records: Vec<serde_json::Value> = entries.iter().map(record).collect();
     sqlx::query(INSERT).bind(Json(records)).execute(connection).await.map(drop)
 }

@@ -195,7 +195,10 @@ async fn run(config: &DatabaseConfig, command: &PricesCommand) -> Result<(), Fai
             let entry = change::entry(arguments).map_err(wrong)?;
             change::set(&mut connect(config).await?, entry).await
         }
-        PricesCommand::Alias(arguments) => change::alias(&mut connect(config).await?, arguments).await,
+        PricesCommand::Alias(arguments) => {
+            change::check_alias(arguments).map_err(wrong)?;
+            change::alias(&mut connect(config).await?, arguments).await
+        }
         PricesCommand::Import(arguments) => {
             let file = import::read(arguments).map_err(wrong)?;
             import::import(&mut connect(config).await?, arguments, file).await
@@ -210,9 +213,15 @@ async fn run(config: &DatabaseConfig, command: &PricesCommand) -> Result<(), Fai
 }
 
 async fn connect(config: &DatabaseConfig) -> Result<PgConnection, Failure> {
-    db::connect_command(config)
+    let mut connection = db::connect_command(config)
         .await
-        .map_err(|error| failed(format!("the database at DATABASE_URL could not be reached: {error}")))
+        .map_err(|error| failed(format!("the database at DATABASE_URL could not be reached: {error}")))?;
+    if list::is_there(&mut connection).await.map_err(failed)? {
+        Ok(connection)
+    } else {
+        let problem = "the database at DATABASE_URL has no price list of this version";
+        Err(failed(format!("{problem}; run `budget-backend migrate` first")))
+    }
 }
 
 /// A UTC day, or an instant in RFC 3339.
@@ -220,8 +229,13 @@ pub fn instant(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
     }
-    let day: Option<Timestamp> =
-        text.parse::<Date>().ok().and_then(|day| format!("{day}T00:00:00Z").parse().ok());
+    // A `Date` also reads the day of a longer text, whose hour would be lost.
+    let only_day = text.len() == "2026-11-23".len();
+    let day: Option<Timestamp> = text
+        .parse::<Date>()
+        .ok()
+        .filter(|_| only_day)
+        .and_then(|day| format!("{day}T00:00:00Z").parse().ok());
     day.ok_or_else(|| {
         "expected a day such as 2026-11-23, or an instant such as 2026-11-23T12:00:00Z".to_owned()
     })

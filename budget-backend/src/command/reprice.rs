@@ -16,9 +16,12 @@ use super::{complain, connect, say, say_json, text};
 
 #[derive(Args)]
 pub struct RepriceArguments {
-    /// Calls sent to this model, or answered by it.
+    /// Calls sent to this model, answered by it, priced as it, or of an alias or a dated name of it.
     #[arg(long)]
     model: String,
+    /// Only calls that this provider bills.
+    #[arg(long)]
+    provider: Option<String>,
     /// From the start of this UTC day, or from this instant.
     #[arg(long, value_name = "DATE", value_parser = instant)]
     from: Timestamp,
@@ -56,6 +59,7 @@ fn run(config: &DatabaseConfig, arguments: &RepriceArguments) -> Result<(), Stri
     let book = book.map_err(|error| format!("the price list could not be read: {error}"))?;
     let selection = Selection {
         model: arguments.model.clone(),
+        provider: arguments.provider.clone(),
         from_unix_s: arguments.from.as_second(),
         to_unix_s: arguments.to.as_second(),
         dry_run: arguments.dry_run,

@@ -128,7 +128,7 @@ pub(super) fn degrade<'a>(ask: &HoldAsk, asked: Run<'a>, counters: &Counters) ->
 
 fn degraded_by<'a>(touch: &Touch, ask: &HoldAsk, asked: &Run<'a>, counters: &Counters) -> Option<Run<'a>> {
     let degrade = touch.ladder.degrade.as_ref()?;
-    let target = degrade.models.get(&ask.model)?;
+    let target = degrade.target(&ask.model)?;
     if !reaches(touch, counters, asked.amount_nanousd, degrade.at_percent) {
         return None;
     }

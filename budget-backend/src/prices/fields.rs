@@ -196,11 +196,17 @@ fn rate(name: &str) -> Option<Field> {
         .find_map(|(suffix, tier)| name.strip_suffix(suffix).map(|rest| (rest, Some((*tier).to_owned()))))
         .unwrap_or((name, None));
     let (base, above) = match rest.strip_suffix("k_tokens").and_then(|rest| rest.rsplit_once("_above_")) {
-        Some((base, thousands)) => (base, Some(thousands.parse::<u64>().ok()?.checked_mul(1_000)?)),
+        Some((base, thousands)) => (base, Some(threshold(thousands)?)),
         None => (rest, None),
     };
     let (_, class) = RATES.iter().find(|(field, _)| *field == base)?;
     Some(Field::Rate(*class, above, tier))
+}
+
+/// `200` of `_above_200k_tokens`, in tokens; written one way only.
+fn threshold(thousands: &str) -> Option<u64> {
+    let plain = thousands.bytes().all(|byte| byte.is_ascii_digit()) && !thousands.starts_with('0');
+    if plain { thousands.parse::<u64>().ok()?.checked_mul(1_000) } else { None }
 }
 
 /// Whether an unknown field looks as if it were about money.
@@ -227,6 +233,9 @@ mod tests {
             ("cache_creation_input_token_cost_above_1hr", Field::Rate(3, None, None)),
             ("output_cost_per_token_above_272k_tokens_flex", Field::Rate(4, Some(272_000), tier("flex"))),
             ("input_cost_per_token_above_xk_tokens", Field::Unknown),
+            ("input_cost_per_token_above_+200k_tokens", Field::Unknown),
+            ("input_cost_per_token_above_0200k_tokens", Field::Unknown),
+            ("input_cost_per_token_above_k_tokens", Field::Unknown),
             ("input_cost_per_token_above_272k_tokens_turbo", Field::Unknown),
             ("output_cost_per_image", Field::Unit("images")),
             ("output_cost_per_image_4K", Field::Unpriceable),

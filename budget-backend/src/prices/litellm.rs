@@ -1,6 +1,7 @@
 //! Reads the community's price file in the LiteLLM format. Every key becomes a price or is skipped with
 //! the reason; whatever is malformed stops it all, named by entry and field.
 
+mod cards;
 mod nested;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,16 +10,21 @@ use serde_json::value::RawValue;
 
 use super::decimal::{DecimalError, scaled};
 use super::fields::{Field, field, is_about_money};
-use super::pairs::Pairs;
-use super::plan::Wanted;
-use crate::pricing::terms::{Card, SizeTier};
-use crate::pricing::{CLASSES, Rates, Terms};
+use super::names;
+use super::pairs::{Pairs, no_key_twice};
+use super::plan::{Wanted, check_terms};
+use crate::pricing::book::ANY;
+use crate::pricing::terms::Card;
+use crate::pricing::{CLASSES, Terms};
 
 /// USD per token to nano-USD per million tokens.
 const NANO_PER_MILLION: i32 = 15;
 
 /// A factor to millionths.
 const MILLIONTHS: i32 = 6;
+
+/// The largest factor there is a place for.
+const MAX_FACTOR_MILLIONTHS: i64 = 1_000_000_000;
 
 /// Places in [`CLASSES`].
 const OUTPUT: usize = 4;
@@ -48,9 +54,9 @@ pub struct FileError {
 
 fn place(entry: &str, field: &str) -> String {
     match (entry, field) {
-        ("", _) => String::new(),
-        (entry, "") => format!("entry {entry:?}: "),
-        (entry, field) => format!("entry {entry:?}, field {field:?}: "),
+        ("", "") => String::new(),
+        (entry, "") => format!("entry {}: ", names::shown(entry)),
+        (entry, field) => format!("entry {}, field {}: ", names::shown(entry), names::shown(field)),
     }
 }
 
@@ -83,10 +89,17 @@ pub struct File {
 /// [`FileError`], the first one.
 pub fn parse(text: &str, allow_unknown: bool) -> Result<File, FileError> {
     let whole = |problem: String| FileError { entry: String::new(), field: String::new(), problem };
+    if text.starts_with('\u{feff}') {
+        return Err(whole("begins with a byte order mark; expected JSON in UTF-8 without one".to_owned()));
+    }
     let Pairs(entries) = serde_json::from_str(text)
         .map_err(|error| whole(format!("not a price file in the LiteLLM format: {error}")))?;
     let mut file = File::default();
     for (key, value) in &entries {
+        names::check("key", key).map_err(|problem| {
+            let problem = problem.trim_start_matches("key: ").to_owned();
+            FileError { entry: key.clone(), field: String::new(), problem }
+        })?;
         if key == SAMPLE {
             file.skip(key, "the format's documentation, not a model");
             continue;
@@ -170,8 +183,14 @@ impl<'a> Reading<'a> {
     fn read(mut self, value: &RawValue, file: &mut File) -> Result<(), FileError> {
         let Pairs(fields) = self.object("", value)?;
         for (name, value) in &fields {
+            self.checked(name, names::check("", name))?;
+            no_key_twice(value.get()).map_err(|error| self.error(name, without_place(&error)))?;
             match name.as_str() {
-                "litellm_provider" => self.provider = Some(self.text(name, value)?),
+                "litellm_provider" => {
+                    let provider = self.text(name, value)?;
+                    self.checked(name, names::check("", &provider))?;
+                    self.provider = Some(provider);
+                }
                 "mode" => self.mode = self.text(name, value)?,
                 _ => {}
             }
@@ -192,15 +211,26 @@ impl<'a> Reading<'a> {
             return Ok(());
         }
         let price = self.finish(&provider)?;
-        file.wanted.push(price);
+        if [&price.provider, &price.model].iter().any(|name| name.rsplit('/').next() == Some(ANY)) {
+            let reason = "stands for any model; `prices set --model '*'` sets a rate of unknown models";
+            file.skip(&price.key, reason);
+        } else {
+            file.wanted.push(price);
+        }
         Ok(())
     }
 
     fn field(&mut self, name: &str, value: &RawValue, file: &mut File) -> Result<(), FileError> {
         match field(name, &self.mode) {
             Field::Provider | Field::Mode => {}
-            Field::Source => self.source = self.text(name, value).unwrap_or_default(),
-            Field::Reasons => self.reasons = value.get() == "true",
+            Field::Source => {
+                self.source = self.text(name, value)?;
+                self.checked(name, names::check_note("", &self.source))?;
+            }
+            Field::Reasons => {
+                self.reasons = serde_json::from_str(value.get())
+                    .map_err(|_| self.error(name, format!("expected true or false, got {}", shown(value))))?;
+            }
             Field::Rate(class, above, tier) => {
                 let rate = self.number(name, value, NANO_PER_MILLION)?;
                 let class = self.rates.entry((class, above, tier)).or_insert(rate);
@@ -214,17 +244,15 @@ impl<'a> Reading<'a> {
             Field::Multiplier(place) => self.multiplier(name, place, value)?,
             Field::SearchContext => self.search_context(name, value)?,
             Field::TieredPricing => self.tiered(name, value)?,
-            Field::OffPeak => {
-                // The list price is the dear one and is charged at all hours.
-                self.object(name, value)?;
-                self.unpriced.insert("off_peak".to_owned());
-            }
+            Field::OffPeak => self.off_peak(name, value)?,
             Field::ProviderSpecific => self.provider_specific(name, value)?,
             Field::Unpriceable => self.unpriceable(name, value)?,
             Field::Irrelevant => {
                 *file.ignored.entry(name.to_owned()).or_default() += 1;
             }
             Field::Unknown if self.allow_unknown && is_about_money(name) => {
+                self.checked(name, names::check("", name))?;
+                self.no_negative(name, value)?;
                 self.unpriced.insert(name.to_owned());
             }
             Field::Unknown if self.allow_unknown => {
@@ -236,12 +264,11 @@ impl<'a> Reading<'a> {
     }
 
     fn object<'v>(&self, field: &str, value: &'v RawValue) -> Result<Pairs<'v>, FileError> {
-        serde_json::from_str(value.get()).map_err(|error| {
-            // The position is one within the value and would mislead.
-            let problem = error.to_string();
-            let problem = problem.split(" at line ").next().unwrap_or_default().to_owned();
-            self.error(field, problem)
-        })
+        serde_json::from_str(value.get()).map_err(|error| self.error(field, without_place(&error)))
+    }
+
+    fn checked(&self, field: &str, check: Result<(), String>) -> Result<(), FileError> {
+        check.map_err(|problem| self.error(field, problem.trim_start_matches(": ")))
     }
 
     fn text(&self, field: &str, value: &RawValue) -> Result<String, FileError> {
@@ -263,8 +290,10 @@ impl<'a> Reading<'a> {
 
     fn multiplier(&mut self, field: &str, name: &str, value: &RawValue) -> Result<(), FileError> {
         let factor = self.number(field, value, MILLIONTHS)?;
-        if factor == 0 {
-            return Err(self.error(field, "expected a factor above zero"));
+        if !(1..=MAX_FACTOR_MILLIONTHS).contains(&factor) {
+            return Err(
+                self.error(field, format!("expected a factor above 0 up to 1000, got {}", shown(value)))
+            );
         }
         let known = self.terms.multipliers_millionths.entry(name.to_owned()).or_insert(factor);
         *known = (*known).max(factor);
@@ -298,6 +327,8 @@ impl<'a> Reading<'a> {
                 Card { rates: self.card(None, Some(&tier)), sizes: self.sizes(billed_by, Some(&tier)) };
             terms.service_tiers.insert(tier, card);
         }
+        self.checked("", names::check("", model))?;
+        self.checked("", check_terms(&terms))?;
         Ok(Wanted {
             key: self.key.to_owned(),
             provider: billed_by.to_owned(),
@@ -309,46 +340,6 @@ impl<'a> Reading<'a> {
             unpriced: self.unpriced,
             note: self.source,
         })
-    }
-
-    fn sizes(&self, provider: &str, tier: Option<&str>) -> Vec<SizeTier> {
-        let thresholds: BTreeSet<u64> = self.rates.keys().filter_map(|(_, above, _)| *above).collect();
-        let tier_of = |above| SizeTier {
-            above_input_tokens: above,
-            at_threshold: AT_THRESHOLD.contains(&provider),
-            rates: self.card(Some(above), tier),
-        };
-        thresholds.into_iter().map(tier_of).collect()
-    }
-
-    fn card(&self, above: Option<u64>, tier: Option<&str>) -> Rates {
-        Rates::from_known(self.known(above, tier))
-    }
-
-    /// What the file knows at a size in a tier. Models that make images and name no price of other output
-    /// charge it as images.
-    fn known(&self, above: Option<u64>, tier: Option<&str>) -> [Option<i64>; 10] {
-        let mut known: [Option<i64>; 10] = std::array::from_fn(|class| self.rate(class, above, tier));
-        if known[OUTPUT].is_none_or(|rate| rate == 0) && known[IMAGE_OUTPUT].is_some() {
-            known[OUTPUT] = known[IMAGE_OUTPUT];
-        }
-        known
-    }
-
-    /// A class's rate at a size in a tier, by the file's own arithmetic: the tier's rate, or the plain one
-    /// where it has none; each threshold that is crossed replaces it by its own rate in that tier, or its
-    /// plain one. Reasoning in a tier with a rate of output and none of reasoning costs what output does.
-    fn rate(&self, class: usize, above: Option<u64>, tier: Option<&str>) -> Option<i64> {
-        let get = |class, above, tier: Option<&str>| {
-            self.rates.get(&(class, above, tier.map(str::to_owned))).copied()
-        };
-        let own_or_plain = |above| get(class, above, tier).or_else(|| get(class, above, None));
-        let as_output =
-            class == REASONING && get(class, None, tier).is_none() && get(OUTPUT, None, tier).is_some();
-        let below = if as_output { None } else { own_or_plain(None) };
-        let thresholds: BTreeSet<u64> = self.rates.keys().filter_map(|(_, above, _)| *above).collect();
-        let crossed = thresholds.into_iter().rev().filter(|threshold| Some(*threshold) <= above);
-        crossed.map(Some).find_map(own_or_plain).or(below)
     }
 }
 
@@ -367,9 +358,14 @@ fn billed_by(provider: &str) -> &str {
     }
 }
 
+/// The position is one within the value and would mislead.
+fn without_place(error: &serde_json::Error) -> String {
+    error.to_string().split(" at line ").next().unwrap_or_default().to_owned()
+}
+
 fn shown(value: &RawValue) -> String {
     const MAX_CHARS: usize = 40;
-    let start: String = value.get().chars().take(MAX_CHARS).collect();
+    let start: String = value.get().chars().filter(|c| !c.is_control()).take(MAX_CHARS).collect();
     if start.len() < value.get().len() { format!("{start}…") } else { start }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pricing::{PriceBook, PriceRow, Used};
+use crate::pricing::{PriceBook, PriceRow, Rates, Used};
 use purser_protocol::Usage;
 use std::sync::Arc;
 

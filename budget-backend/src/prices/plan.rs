@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use purser_protocol::format_usd;
-
-use crate::pricing::{CLASSES, PriceRow, Rates, Terms};
+use super::figures::{self, Figure};
+use super::names;
+use crate::pricing::book::ANY;
+use crate::pricing::terms::canonical;
+use crate::pricing::{PriceRow, Rates, Terms};
 
 /// From when a model's price applies that had none: earlier than any call there is to price. A price is
 /// a better guess for the past than a ceiling.
@@ -85,6 +87,61 @@ pub struct Entry {
     pub note: String,
 }
 
+impl Entry {
+    /// Checks all that would make a version one that can't be read or met.
+    ///
+    /// # Errors
+    /// The field and what is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        names::check("provider", &self.provider)?;
+        names::check("model", &self.model)?;
+        if self.provider == ANY && self.model != ANY {
+            let (any, model) = (ANY, &self.model);
+            return Err(format!("model: expected {any:?} with the provider {any:?}, got {model:?}"));
+        }
+        names::check_note("note", &self.note)?;
+        if self.rates.classes().iter().any(|rate| *rate < 0) {
+            return Err("rates: expected no negative rate".to_owned());
+        }
+        check_terms(&self.terms)?;
+        self.unpriced.iter().try_for_each(|name| names::check("unpriced", name))
+    }
+}
+
+/// Checks what terms say, and that every name in them can be met.
+///
+/// # Errors
+/// The field and what is wrong with it.
+pub fn check_terms(terms: &Terms) -> Result<(), String> {
+    terms.check()?;
+    for name in terms.service_tiers.keys() {
+        names::check("service_tiers", name)?;
+        never_said("service_tiers", name)?;
+    }
+    for name in terms.multipliers_millionths.keys() {
+        names::check("multipliers_millionths", name)?;
+        never_said("multipliers_millionths", name)?;
+        if terms.service_tiers.contains_key(name) {
+            let place = "multipliers_millionths";
+            return Err(format!("{place}.{name}: expected another name than that of a service tier"));
+        }
+    }
+    let mut units = terms.units_nanousd_per_million.keys();
+    units.try_for_each(|name| names::check("units_nanousd_per_million", name))
+}
+
+/// Names of tiers and factors are met in lower case, and a `+` parts them.
+fn never_said(field: &str, name: &str) -> Result<(), String> {
+    let expected = canonical(name);
+    if expected != name {
+        return Err(format!("{field}: {name:?} is never said; expected {expected:?}"));
+    }
+    if name.contains('+') {
+        return Err(format!("{field}: {name:?} is never said; expected one for each part"));
+    }
+    Ok(())
+}
+
 /// A price that a file names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -113,10 +170,10 @@ pub struct Wanted {
 pub enum Outcome {
     /// The list says so already.
     Unchanged,
-    /// The model had no price.
-    Added,
+    /// The model had no price: all figures.
+    Added(Vec<Figure>),
     /// It had another: what differs.
-    Changed(Vec<String>),
+    Changed(Vec<Figure>),
     /// Somebody whose word counts more has set it.
     Kept(Source),
 }
@@ -159,7 +216,10 @@ pub fn plan(
         let known = by_model.get(&(wanted.provider.as_str(), wanted.model.as_str()));
         let at = wanted.effective_from_unix_s.unwrap_or(changed_from_unix_s);
         let (outcome, from_unix_s) = match known {
-            None => (Outcome::Added, wanted.effective_from_unix_s.unwrap_or(added_from_unix_s)),
+            None => (
+                Outcome::Added(figures::differences(None, &wanted)),
+                wanted.effective_from_unix_s.unwrap_or(added_from_unix_s),
+            ),
             Some(known) => (compare(known, &wanted, source, at), at),
         };
         planned.push(Planned {
@@ -169,7 +229,7 @@ pub fn plan(
             unpriced: wanted.unpriced.clone(),
             outcome: outcome.clone(),
         });
-        if matches!(outcome, Outcome::Added | Outcome::Changed(_)) {
+        if matches!(outcome, Outcome::Added(_) | Outcome::Changed(_)) {
             entries.push(entry(wanted, source, from_unix_s));
         }
     }
@@ -177,37 +237,14 @@ pub fn plan(
 }
 
 fn compare(known: &[&Version], wanted: &Wanted, source: Source, at_unix_s: i64) -> Outcome {
-    if let Some(last) = known.last().filter(|last| source.yields_to(last.source)) {
+    // What was added last is what is wanted, whenever it starts.
+    let last = known.iter().max_by_key(|version| version.row.price_id);
+    if let Some(last) = last.filter(|last| source.yields_to(last.source)) {
         return Outcome::Kept(last.source);
     }
     let in_force = known.iter().rev().find(|version| version.row.effective_from_unix_s <= at_unix_s);
-    match in_force.map(|version| differences(&version.row, wanted)) {
-        Some(differences) if differences.is_empty() => Outcome::Unchanged,
-        Some(differences) => Outcome::Changed(differences),
-        None => Outcome::Changed(vec!["it had no price yet at that time".to_owned()]),
-    }
-}
-
-fn differences(row: &PriceRow, wanted: &Wanted) -> Vec<String> {
-    let classes = CLASSES.into_iter().zip(row.rates.classes()).zip(wanted.rates.classes());
-    let mut differences: Vec<String> = classes
-        .filter(|((_, old), new)| old != new)
-        .map(|((class, old), new)| format!("{class} {} -> {}", format_usd(old), format_usd(new)))
-        .collect();
-    let terms: &Terms = &row.terms;
-    for (name, same) in [
-        ("sizes", terms.sizes == wanted.terms.sizes),
-        ("service tiers", terms.service_tiers == wanted.terms.service_tiers),
-        ("multipliers", terms.multipliers_millionths == wanted.terms.multipliers_millionths),
-        ("units", terms.units_nanousd_per_million == wanted.terms.units_nanousd_per_million),
-        ("unpriced", *row.unpriced == wanted.unpriced),
-        ("reasons", row.reasons == wanted.reasons),
-    ] {
-        if !same {
-            differences.push(name.to_owned());
-        }
-    }
-    differences
+    let figures = figures::differences(in_force.map(|version| &version.row), wanted);
+    if figures.is_empty() { Outcome::Unchanged } else { Outcome::Changed(figures) }
 }
 
 fn entry(wanted: Wanted, source: Source, effective_from_unix_s: i64) -> Entry {

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::ceiling::Spans;
 use super::find::without_date;
-use super::rates::{CLASSES, IS_INPUT, Rates};
+use super::rates::Rates;
 use super::terms::Terms;
 
 /// The model's name of a configured rate; as a provider's name it stands for all.
@@ -44,17 +45,6 @@ pub struct Alias {
     pub target_model: String,
 }
 
-/// The dearest known rates, for what has none of its own.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ceiling {
-    /// Of the standard tier, of any size.
-    pub standard: Rates,
-    /// Of any tier.
-    pub every: Rates,
-    /// By the piece, nano-USD per million.
-    pub units: BTreeMap<String, i64>,
-}
-
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct PriceBook {
@@ -64,10 +54,8 @@ pub struct PriceBook {
     pub(super) named: BTreeMap<String, BTreeMap<String, Vec<String>>>,
     /// Provider → alias → target.
     pub(super) aliases: BTreeMap<String, BTreeMap<String, (String, String)>>,
-    /// By provider.
-    ceilings: BTreeMap<String, Arc<Ceiling>>,
-    /// Of everyone.
-    ceiling: Option<Arc<Ceiling>>,
+    /// The dearest rates at any time.
+    pub(super) spans: Spans,
 }
 
 impl PriceBook {
@@ -93,7 +81,7 @@ impl PriceBook {
             let target = (alias.target_provider, alias.target_model);
             book.aliases.entry(alias.provider).or_default().insert(alias.alias, target);
         }
-        book.find_ceilings();
+        book.spans = Spans::new(book.versions().map(|row| row.effective_from_unix_s));
         book
     }
 
@@ -125,91 +113,4 @@ impl PriceBook {
         let rows = self.rows.get(provider)?.get(model)?;
         rows.iter().rev().find(|row| row.effective_from_unix_s <= at_unix_s)
     }
-
-    /// The dearest known rates of a provider, class by class, or where it has none, of anyone. `None`
-    /// only when nothing has a price.
-    #[must_use]
-    pub fn ceiling(&self, provider: &str) -> Option<Arc<Ceiling>> {
-        self.ceilings.get(provider).or(self.ceiling.as_ref()).cloned()
-    }
-
-    fn find_ceilings(&mut self) {
-        let mut everyone = Known::default();
-        let mut by_provider = BTreeMap::new();
-        for (provider, models) in &self.rows {
-            let mut known = Known::default();
-            for row in models.values().flatten().filter(|row| row.model != ANY) {
-                known.add(row);
-            }
-            everyone.merge(&known);
-            by_provider.insert(provider.clone(), known);
-        }
-        if self.rows.is_empty() {
-            return;
-        }
-        let anyone = everyone.ceiling(&Ceiling::default());
-        self.ceilings = by_provider
-            .into_iter()
-            .map(|(provider, known)| (provider, Arc::new(known.ceiling(&anyone))))
-            .collect();
-        self.ceiling = Some(Arc::new(anyone));
-    }
-}
-
-/// The dearest of what was added.
-#[derive(Default)]
-struct Known(Ceiling);
-
-impl Known {
-    fn add(&mut self, row: &PriceRow) {
-        let unknown = CLASSES.map(|class| row.unpriced.contains(class));
-        let known = |rates: Rates| {
-            let mut classes = rates.classes();
-            for (rate, unknown) in classes.iter_mut().zip(unknown) {
-                *rate = if unknown { 0 } else { *rate };
-            }
-            Rates::from_classes(classes)
-        };
-        let plain = Terms { sizes: row.terms.sizes.clone(), ..Terms::default() };
-        let standard = plain.reachable(&row.rates, u64::MAX).map(known).reduce(Rates::dearest);
-        let every = row.terms.reachable(&row.rates, u64::MAX).map(known).reduce(Rates::dearest);
-        self.merge(&Self(Ceiling {
-            standard: standard.unwrap_or_default(),
-            every: every.unwrap_or_default(),
-            units: row.terms.units_nanousd_per_million.clone(),
-        }));
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.0.standard = self.0.standard.dearest(other.0.standard);
-        self.0.every = self.0.every.dearest(other.0.every);
-        for (name, rate) in &other.0.units {
-            let dearest = self.0.units.entry(name.clone()).or_default();
-            *dearest = (*dearest).max(*rate);
-        }
-    }
-
-    /// With what others charge where nothing, or nothing but zeros, is known.
-    fn ceiling(&self, others: &Ceiling) -> Ceiling {
-        let mut units = others.units.clone();
-        units.extend(
-            self.0.units.iter().filter(|(_, rate)| **rate > 0).map(|(name, rate)| (name.clone(), *rate)),
-        );
-        Ceiling {
-            standard: filled(self.0.standard, others.standard),
-            every: filled(self.0.every, others.every),
-            units,
-        }
-    }
-}
-
-/// Where a class has no rate above zero: that of text, or where text has none either, the others'.
-fn filled(rates: Rates, others: Rates) -> Rates {
-    let first = |own: i64, other: i64| if own > 0 { own } else { other };
-    let (input, output) = (first(rates.input, others.input), first(rates.output, others.output));
-    let mut classes = rates.classes();
-    for (rate, is_input) in classes.iter_mut().zip(IS_INPUT) {
-        *rate = first(*rate, if is_input { input } else { output });
-    }
-    Rates::from_classes(classes)
 }

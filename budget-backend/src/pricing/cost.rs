@@ -11,9 +11,16 @@ use super::terms::{ONE, all_plain};
 /// Rates are per million.
 pub const PER_MILLION: u128 = 1_000_000;
 
-/// Units that stand for the same as tokens: where an answer counts tokens, these are not billed too.
+/// Units that stand for the same as tokens: where an answer counts tokens that cost something, these are
+/// not billed too.
 const INSTEAD_OF_TOKENS: [&str; 5] =
     ["images", "input_images", "audio_seconds", "input_characters", "output_characters"];
+
+/// What models without tokens are sold by beside these.
+const BESIDE_TOKENS: [&str; 4] = ["search_units", "queries", "pages", "annotated_pages"];
+
+/// Most names of what can't be priced that are told of one call.
+const MAX_UNPRICEABLE: usize = 8;
 
 /// Cached input that costs otherwise than cached text: the unit that counts its tokens, and the class
 /// (index in [`CLASSES`]) whose occurrence means that some of the cached input may be such.
@@ -46,7 +53,8 @@ pub struct Costed {
     pub nanousd: i64,
     /// What occurred and had no known price; charged at the dearest rate known for it.
     pub unpriced: Vec<String>,
-    /// Whether something occurred that has no known rate anywhere: it costs more than `nanousd`.
+    /// Whether something occurred that has no known rate anywhere, or what the model is sold by was not
+    /// told: it costs more than `nanousd`.
     pub at_least: bool,
 }
 
@@ -111,14 +119,68 @@ impl Price {
 
     /// The same before it is rounded.
     pub(super) fn exact(&self, used: Used<'_>) -> Result<Exact, CostOverflow> {
-        let mut unpriced = Vec::new();
         let applied = self.terms.apply(&self.rates, input_tokens(used), used.service_tier);
-        let mut rates = self.with_cached_media(applied.rates, used);
+        let mut unpriced = Vec::new();
+        let mut rates = applied.rates;
         if !self.is_known() && !all_plain(used.service_tier) {
             rates = rates.dearest(self.ceiling.every);
-        } else if applied.unknown_tier.is_some() {
+        } else if !applied.unknown_tiers.is_empty() {
             unpriced.push("service_tier".to_owned());
+            let factor = [self.tier_factor(&applied.unknown_tiers)];
+            rates = rates.dearest(applied.plain.with(applied.plain, |rate, _| raised(rate, &factor)));
         }
+        let rates = self.with_cached_media(rates, used);
+        let mut tokens = self.tokens(&rates, used, &mut unpriced);
+        let mut pieces = Vec::new();
+        let mut at_least = false;
+        let instead = costs(&tokens);
+        for (name, count) in self.pieces(used.units) {
+            if is_instead(name) && instead {
+                continue;
+            }
+            let known = self.terms.units_nanousd_per_million.get(name);
+            if known.is_none() {
+                unpriced.push(name.to_owned());
+            }
+            match known.or_else(|| self.ceiling.units.get(name)) {
+                Some(rate) if is_cached_media(name) => tokens.push((count, *rate)),
+                Some(rate) => pieces.push((count, *rate)),
+                None => at_least = true,
+            }
+        }
+        if !costs(&tokens) && !costs(&pieces) {
+            if self.is_free_of_tokens() {
+                let names = self.unpriceable().filter(|name| !used.units.contains_key(*name));
+                unpriced.extend(names.take(MAX_UNPRICEABLE).map(str::to_owned));
+                at_least |= self.unpriceable().next().is_some();
+            }
+            if at_least {
+                self.push_ceiling(used.usage, &mut tokens, &mut pieces);
+            }
+            at_least |= self.is_untold(used);
+        }
+        let amount = total(sum(tokens)?, &applied.multipliers, sum(pieces)?)?;
+        Ok(Exact { amount, unpriced, at_least })
+    }
+
+    /// How many times the plain rate other models of the provider cost in these tiers, millionths.
+    fn tier_factor(&self, tiers: &[String]) -> i64 {
+        let factors = tiers.iter().filter_map(|name| self.ceiling.tier_factors.get(name));
+        factors.max().copied().unwrap_or(ONE).max(ONE)
+    }
+
+    /// Raises rates to what a tier asked for costs with other models of the provider where this one has
+    /// no rates for it: for an upper bound.
+    #[must_use]
+    pub fn raised_for_tier(&self, rates: Rates, service_tier: Option<&str>) -> Rates {
+        let unknown = self.terms.apply(&self.rates, 0, service_tier).unknown_tiers;
+        let factor = [self.tier_factor(&unknown)];
+        rates.with(rates, |rate, _| raised(rate, &factor))
+    }
+
+    /// Counts and rates of the tokens; those without a known price at the dearest known, unless the call is
+    /// paid by the piece.
+    fn tokens(&self, rates: &Rates, used: Used<'_>, unpriced: &mut Vec<String>) -> Vec<(u64, i64)> {
         let known_units = &self.terms.units_nanousd_per_million;
         let by_the_piece = used
             .units
@@ -137,24 +199,57 @@ impl Price {
                 tokens.push((count, rate.max(ceiling)));
             }
         }
-        let mut pieces = Vec::new();
-        let mut at_least = false;
-        for (name, count) in self.pieces(used.units) {
-            if is_instead(name) && !tokens.is_empty() {
-                continue;
-            }
-            let known = known_units.get(name);
-            if known.is_none() {
-                unpriced.push(name.to_owned());
-            }
-            match known.or_else(|| self.ceiling.units.get(name)) {
-                Some(rate) if is_cached_media(name) => tokens.push((count, *rate)),
-                Some(rate) => pieces.push((count, *rate)),
-                None => at_least = true,
-            }
+        tokens
+    }
+
+    /// What stands for a cost that nobody knows where nothing else of the call costs anything: its tokens at
+    /// the dearest known rates, or without tokens the dearest known piece.
+    fn push_ceiling(&self, usage: &Usage, tokens: &mut Vec<(u64, i64)>, pieces: &mut Vec<(u64, i64)>) {
+        tokens.extend(usage.classes().into_iter().zip(self.ceiling.standard.classes()));
+        if !costs(tokens) {
+            let token = self.ceiling.standard.dearest_input().max(self.ceiling.standard.dearest_output());
+            pieces.push((1, self.ceiling.units.values().copied().fold(token, i64::max)));
         }
-        let amount = total(sum(tokens)?, &applied.multipliers, sum(pieces)?)?;
-        Ok(Exact { amount, unpriced, at_least })
+    }
+
+    /// Whether no class of tokens with a known price costs anything, in any tier.
+    #[must_use]
+    pub fn is_free_of_tokens(&self) -> bool {
+        let mut cards = self.terms.reachable(&self.rates, u64::MAX);
+        cards.all(|card| {
+            let mut classes = CLASSES.into_iter().zip(card.classes());
+            classes.all(|(name, rate)| rate == 0 || self.unpriced.contains(name))
+        })
+    }
+
+    /// What the model costs by and no call tells.
+    fn unpriceable(&self) -> impl Iterator<Item = &str> {
+        self.unpriced.iter().map(String::as_str).filter(|name| !CLASSES.contains(name))
+    }
+
+    /// The pieces the model is sold by, with rates above zero: nano-USD per million.
+    pub fn sold_by(&self) -> impl Iterator<Item = (&str, i64)> {
+        let units = self.terms.units_nanousd_per_million.iter();
+        units
+            .map(|(name, rate)| (name.as_str(), *rate))
+            .filter(|(name, rate)| *rate > 0 && (is_instead(name) || BESIDE_TOKENS.contains(name)))
+    }
+
+    /// Whether all that the model costs by can't be priced: it is as good as unknown.
+    #[must_use]
+    pub fn is_unpriceable(&self) -> bool {
+        let no_tokens = CLASSES.iter().all(|class| self.unpriced.contains(*class));
+        let by_the_piece = self.terms.units_nanousd_per_million.values().any(|rate| *rate > 0);
+        self.is_free_of_tokens() && !by_the_piece && (no_tokens || self.unpriceable().next().is_some())
+    }
+
+    /// Whether the model is sold by the piece and the call tells of none, not even that there was none.
+    fn is_untold(&self, used: Used<'_>) -> bool {
+        let counted = used.usage.classes().iter().any(|count| *count > 0);
+        let mut sold_by = self.sold_by().peekable();
+        sold_by.peek().is_some()
+            && (!counted || self.is_free_of_tokens())
+            && !sold_by.any(|(name, _)| used.units.contains_key(name))
     }
 
     /// Where cached sound or images cost otherwise than cached text, and the call has such and doesn't tell
@@ -187,6 +282,11 @@ impl Price {
     pub const fn is_known(&self) -> bool {
         !matches!(self.matched, PriceMatch::Ceiling | PriceMatch::Configured)
     }
+}
+
+/// Whether any of the counts has a rate above zero.
+fn costs(products: &[(u64, i64)]) -> bool {
+    products.iter().any(|(count, rate)| *count > 0 && *rate > 0)
 }
 
 fn is_instead(name: &str) -> bool {

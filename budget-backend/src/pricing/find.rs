@@ -12,7 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::book::{ANY, Ceiling, PriceBook, PriceRow};
+use super::book::{ANY, PriceBook, PriceRow};
+use super::ceiling::Ceiling;
 use super::cost::raised;
 use super::rates::Rates;
 use super::terms::Terms;
@@ -121,7 +122,7 @@ impl PriceBook {
         let found = found
             .or_else(|| look(PriceMatch::Configured, provider, ANY))
             .or_else(|| look(PriceMatch::Configured, ANY, ANY));
-        let ceiling = self.ceiling(provider)?;
+        let ceiling = self.ceiling(provider, at_unix_s)?;
         match found {
             Some((row, rule)) => Some(Self::found(row, rule, ceiling)),
             None => {
@@ -136,6 +137,17 @@ impl PriceBook {
     pub fn alias(&self, provider: &str, model: &str) -> Option<(&str, &str)> {
         let (provider, model) = self.aliases.get(provider)?.get(model)?;
         Some((provider, model))
+    }
+
+    /// The names that stand for a model at any provider: its own and its aliases.
+    #[must_use]
+    pub fn names_of(&self, model: &str) -> Vec<String> {
+        let aliases = self.aliases.values().flatten();
+        let meant = aliases
+            .filter(|(_, (_, target))| target == model || without_date(target) == Some(model))
+            .map(|(alias, _)| alias.clone());
+        let names: BTreeSet<String> = meant.chain([model.to_owned()]).collect();
+        names.into_iter().collect()
     }
 
     /// As [`Self::find`], preferring the model the answer named when it has a price of its own.

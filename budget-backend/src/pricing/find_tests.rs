@@ -40,8 +40,9 @@ fn a_price_is_found_by_name_then_alias_then_undated_then_as_a_ceiling_never_by_p
     assert_eq!(find("openai", "gpt-4o-2024-08-06", 200), ("gpt-4o".into(), PriceMatch::Undated, 20, 80));
     assert_eq!(find("anthropic", "claude-sonnet-4-5-20250929", 200).1, PriceMatch::Undated);
     assert_eq!(find("anthropic", "claude-sonnet-4-5@20250929", 200).1, PriceMatch::Undated);
-    // Unknown: the dearest of the provider, over all its rows; unknown provider: of everyone.
-    assert_eq!(find("openai", "gpt-4o-mini-high", 200), ("*".into(), PriceMatch::Ceiling, 25, 100));
+    // Unknown: the dearest of the provider that is in force; unknown provider: of everyone.
+    assert_eq!(find("openai", "gpt-4o-mini-high", 200), ("*".into(), PriceMatch::Ceiling, 20, 80));
+    assert_eq!(find("openai", "gpt-4o-mini-high", 199), ("*".into(), PriceMatch::Ceiling, 25, 100));
     assert_eq!(find("openai", "gpt", 200).1, PriceMatch::Ceiling);
     assert_eq!(find("selfhosted", "llama", 200), ("*".into(), PriceMatch::Ceiling, 30, 150));
     assert_eq!(find("ollama", "llama", 200), ("*".into(), PriceMatch::Configured, 2, 3));
@@ -74,6 +75,47 @@ fn a_provider_of_free_models_makes_no_unknown_model_free() {
     let unknown = book.find("ollama", "llama4", 0).unwrap();
     assert_eq!((unknown.matched, unknown.rates.input, unknown.rates.output), (PriceMatch::Ceiling, 25, 100));
     assert!(unknown.rates.classes().iter().all(|rate| *rate > 0));
+}
+
+#[test]
+fn a_ceiling_is_of_what_is_in_force_and_a_mistake_put_right_ceases_to_count() {
+    let typo = PriceRow { price_id: 2, ..row("p", "big", 100, 3_000_000, 9_000_000) };
+    let right = PriceRow { price_id: 3, ..row("p", "big", 100, 3, 9) };
+    let future = row("p", "big", 300, 70, 90);
+    let book =
+        PriceBook::new([typo, row("p", "old", 0, 5, 6), row("p", "old", 200, 1, 1), right, future], []);
+    let ceiling = |at| {
+        let price = book.find("p", "unknown", at).unwrap();
+        (price.matched, price.rates.input, price.rates.output)
+    };
+    // Asked for in any order, and again.
+    for (at, input, output) in
+        [(250, 3, 9), (100, 5, 9), (99, 5, 6), (-1, 5, 6), (300, 70, 90), (i64::MAX, 70, 90), (250, 3, 9)]
+    {
+        assert_eq!(ceiling(at), (PriceMatch::Ceiling, input, output), "{at}");
+    }
+    // Where nothing in force costs anything, what anything ever cost.
+    let zero = priced("q", "free", 0, Rates::default(), Terms::default());
+    let book = PriceBook::new([zero, row("q", "*", 50, 2, 3)], []);
+    assert_eq!(book.ceiling("r", 10).map(|c| (c.standard.input, c.standard.output)), Some((2, 3)));
+}
+
+#[test]
+fn ceilings_of_many_versions_are_those_of_each_instant() {
+    let rows = (0..900).map(|n| row("p", &format!("m{}", n % 210), n, 1 + (n * 7_919) % 1_000, n + 1));
+    let rows: Vec<PriceRow> = rows.collect();
+    let book = PriceBook::new(rows.clone(), []);
+    for at in [0, 1, 209, 210, 500, 899, 9_999].into_iter().chain(300..400) {
+        let in_force = rows.iter().filter(|row| {
+            let later = rows.iter().any(|other| {
+                other.model == row.model
+                    && (row.effective_from_unix_s + 1..=at).contains(&other.effective_from_unix_s)
+            });
+            row.effective_from_unix_s <= at && !later
+        });
+        let expected = in_force.map(|row| row.rates.input).max();
+        assert_eq!(book.ceiling("p", at).map(|ceiling| ceiling.standard.input), expected, "{at}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a price has beyond one rate per class: sizes, service tiers, multipliers, units. The jsonb
 //! column `model_prices.terms` is this, read strictly: a field nobody knows is an error, not a discount.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -84,20 +84,29 @@ pub struct Applied {
     pub rates: Rates,
     /// Factors on the cost of tokens, millionths.
     pub multipliers: Vec<i64>,
-    /// The tier that nothing is known of; `rates` are then the dearest of the price.
-    pub unknown_tier: Option<String>,
+    /// What they are in no tier.
+    pub plain: Rates,
+    /// Parts of the tier's name that nothing is known of; `rates` and `multipliers` are then the dearest of
+    /// the price.
+    pub unknown_tiers: Vec<String>,
 }
 
 impl Terms {
     /// What applies to an input of a size in the tier that the answer named; several parts of a name
-    /// are joined by `+` (`priority+us`).
+    /// are joined by `+` (`priority+us`), each counts once, and what is beyond [`MAX_PARTS`] is unknown.
     #[must_use]
     pub fn apply(&self, rates: &Rates, input_tokens: u64, service_tier: Option<&str>) -> Applied {
         let plain = at_size(rates, &self.sizes, input_tokens);
-        let mut applied = Applied { rates: plain, multipliers: Vec::new(), unknown_tier: None };
-        for part in service_tier.unwrap_or_default().split('+').take(MAX_PARTS) {
+        let mut applied = Applied { rates: plain, multipliers: Vec::new(), plain, unknown_tiers: Vec::new() };
+        let mut seen = BTreeSet::new();
+        for (number, part) in service_tier.unwrap_or_default().split('+').take(MAX_PARTS + 1).enumerate() {
             let name = canonical(part);
-            if let Some(card) = self.service_tiers.get(&name) {
+            if !seen.insert(name.clone()) && number < MAX_PARTS {
+                continue;
+            }
+            if number >= MAX_PARTS {
+                applied.unknown_tiers.push(name);
+            } else if let Some(card) = self.service_tiers.get(&name) {
                 applied.rates = at_size(&card.rates, &card.sizes, input_tokens);
             } else if let Some(multiplier) = self.multipliers_millionths.get(&name) {
                 applied.multipliers.push(*multiplier);
@@ -105,14 +114,15 @@ impl Terms {
                 // What is asked for as fast comes back as priority, and the other way round.
                 applied.rates = at_size(&card.rates, &card.sizes, input_tokens);
             } else if !is_plain(&name) {
-                applied.unknown_tier = Some(name);
+                applied.unknown_tiers.push(name);
             }
         }
-        if applied.unknown_tier.is_some() {
+        if !applied.unknown_tiers.is_empty() {
             let cards = self.service_tiers.values();
             applied.rates = cards
                 .map(|card| at_size(&card.rates, &card.sizes, input_tokens))
                 .fold(applied.rates.dearest(plain), Rates::dearest);
+            applied.multipliers = self.largest_multipliers();
         }
         applied
     }

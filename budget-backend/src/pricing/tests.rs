@@ -167,7 +167,8 @@ fn the_tier_that_the_answer_names_decides_and_an_unknown_one_is_the_dearest_and_
     }
     let unknown = Used { usage: &usage, units: &BTreeMap::new(), service_tier: Some("warp") };
     let costed = price.cost(unknown).unwrap();
-    assert_eq!((costed.nanousd, price.flag(&costed.unpriced)), (standard * 2, "partial"));
+    // The dearest card with all factors that may apply together.
+    assert_eq!((costed.nanousd, price.flag(&costed.unpriced)), (standard * 2 * 2 * 11 / 10, "partial"));
     assert_eq!(costed.unpriced, ["service_tier"]);
     // One more nano-USD for the fraction, once.
     let one = Usage { input_tokens: 1, ..Usage::default() };

@@ -29,6 +29,7 @@ mod overload;
 mod policies;
 mod prices;
 mod prices_arithmetic;
+mod prices_faults;
 mod prices_import;
 mod random_run;
 mod replicas;

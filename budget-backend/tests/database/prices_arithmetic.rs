@@ -97,6 +97,10 @@ async fn what_calls_would_cost_is_told_line_by_line(pool: PgPool) {
         ),
         ("{\"provider\": \"p\", \"model\": \"m\", \"usage\": {\"input_tokens\": -1}}", "invalid value"),
         ("{\"provider\": \"p\", \"model\": \"m\", \"tier\": 1}", "unknown field `tier`"),
+        (
+            "{\"provider\": \"p\", \"model\": \"m\", \"usage\": {\"input_tokens\": 1, \"input_tokens\": 2}}",
+            "\"input_tokens\" stands twice",
+        ),
     ] {
         let (code, _, err) = cost_command(&pool, line).await;
         assert_eq!(code, Some(2), "{line}");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 
+use budget_backend::prices::pairs;
 use budget_backend::pricing::{PriceBook, Used};
 use purser_protocol::{Usage, format_usd};
 use serde::Deserialize;
@@ -53,6 +54,7 @@ pub async fn cost(connection: &mut PgConnection, arguments: &CostArguments) -> R
 }
 
 fn answer(book: &PriceBook, line: &str, at_unix_s: i64) -> Result<serde_json::Value, String> {
+    pairs::no_key_twice(line).map_err(|error| error.to_string())?;
     let asked: Asked = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let usage = usage(&asked.usage)?;
     let answered = asked.answered_model.as_deref();

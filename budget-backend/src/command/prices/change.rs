@@ -1,11 +1,14 @@
 //! Setting prices and aliases.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use budget_backend::admin::prices as list;
-use budget_backend::prices::plan::{Entry, Source};
-use budget_backend::prices::{catalogue, decimal};
+use budget_backend::prices::plan::{self, Entry, Source, Version};
+use budget_backend::prices::{catalogue, decimal, names, pairs};
+use budget_backend::pricing::book::ANY;
 use budget_backend::pricing::{Alias, Terms};
+use jiff::Timestamp;
 use sqlx::PgConnection;
 
 use super::super::say;
@@ -14,30 +17,37 @@ use super::{AliasArguments, Failure, SetArguments, book, failed, seconds, wrong}
 
 pub fn entry(arguments: &SetArguments) -> Result<Entry, String> {
     for (field, value) in [("--provider", &arguments.provider), ("--model", &arguments.model)] {
-        if value.trim().is_empty() || value.trim() != value || value.chars().any(char::is_control) {
-            return Err(format!("{field}: expected a name, got {value:?}"));
-        }
+        names::check(field, value)?;
     }
-    let named: BTreeMap<String, String> = pairs("--rate", &arguments.rates)?;
+    if arguments.provider == ANY && arguments.model != ANY {
+        let model = &arguments.model;
+        return Err(format!("--model: expected {ANY:?} with --provider {ANY:?}, got {model:?}"));
+    }
+    names::check_note("--note", &arguments.note)?;
+    let rates: BTreeMap<String, String> = named("--rate", &arguments.rates)?;
     for side in ["input", "output"] {
-        if !named.contains_key(side) {
+        if !rates.contains_key(side) {
             return Err(format!("--rate: expected {side} among them; an explicit {side}=0 is a price"));
         }
     }
-    let rates = catalogue::rates(&named).map_err(|problem| format!("--rate {problem}"))?;
+    let rates = catalogue::rates(&rates).map_err(|problem| format!("--rate {problem}"))?;
     let mut terms = Terms::default();
     if let Some(text) = &arguments.terms {
+        pairs::no_key_twice(text).map_err(|error| format!("--terms: {error}"))?;
         terms = serde_json::from_str(text).map_err(|error| format!("--terms: {error}"))?;
     }
-    for (unit, usd) in pairs("--unit", &arguments.units)? {
+    for (unit, usd) in named("--unit", &arguments.units)? {
         let rate =
             decimal::scaled(&usd, 15).map_err(|error| format!("--unit {unit}: {error}, got {usd:?}"))?;
         if rate.rounded_up {
             return Err(format!("--unit {unit}: {usd} is finer than can be kept"));
         }
-        terms.units_nanousd_per_million.insert(unit, rate.value);
+        names::check("--unit", &unit)?;
+        if terms.units_nanousd_per_million.insert(unit.clone(), rate.value).is_some() {
+            return Err(format!("--unit {unit}: expected it there or in --terms, got it in both"));
+        }
     }
-    terms.check().map_err(|problem| format!("--terms: {problem}"))?;
+    plan::check_terms(&terms).map_err(|problem| format!("--terms: {problem}"))?;
     Ok(Entry {
         provider: arguments.provider.clone(),
         model: arguments.model.clone(),
@@ -51,7 +61,7 @@ pub fn entry(arguments: &SetArguments) -> Result<Entry, String> {
     })
 }
 
-fn pairs(field: &str, given: &[String]) -> Result<BTreeMap<String, String>, String> {
+fn named(field: &str, given: &[String]) -> Result<BTreeMap<String, String>, String> {
     let mut pairs = BTreeMap::new();
     for pair in given {
         let Some((name, usd)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
@@ -68,12 +78,34 @@ pub async fn set(connection: &mut PgConnection, entry: Entry) -> Result<(), Fail
     let (provider, model) = (entry.provider.clone(), entry.model.clone());
     list::add(connection, false, |_| ((), vec![entry])).await.map_err(failed)?;
     let versions = list::versions(connection).await.map_err(failed)?;
-    let set =
-        versions.iter().filter(|version| version.row.provider == provider && version.row.model == model);
-    match set.max_by_key(|version| version.row.price_id) {
-        Some(version) => say_version(version, false).map_err(failed),
-        None => Err(failed("the price was added and is gone")),
+    let of_model: Vec<&Version> = versions
+        .iter()
+        .filter(|version| version.row.provider == provider && version.row.model == model)
+        .collect();
+    let Some(set) = of_model.iter().max_by_key(|version| version.row.price_id) else {
+        return Err(failed("the price was added and is gone"));
+    };
+    let now = seconds(None);
+    let in_force = of_model.iter().rfind(|version| version.row.effective_from_unix_s <= now);
+    let in_force = in_force.is_some_and(|version| version.row.price_id == set.row.price_id);
+    say_version(set, in_force).map_err(failed)?;
+    let start = set.row.effective_from_unix_s;
+    if !in_force {
+        let why = if start > now { "it applies from its start on" } else { "a version that starts later is" };
+        say(format!("  not in force now: {why}")).map_err(failed)?;
     }
+    for later in of_model.iter().filter(|version| version.row.effective_from_unix_s > start) {
+        let from = Timestamp::from_second(later.row.effective_from_unix_s).map_err(failed)?;
+        let (price_id, by) = (later.row.price_id, later.source.as_str());
+        warn(&format!(
+            "price {price_id}, by {by}, applies instead from {from} on; set one from then on, too"
+        ));
+    }
+    Ok(())
+}
+
+fn warn(text: &str) {
+    let _closed = writeln!(std::io::stderr(), "budget-backend: warning: {text}");
 }
 
 pub async fn alias(connection: &mut PgConnection, arguments: &AliasArguments) -> Result<(), Failure> {
@@ -85,7 +117,7 @@ pub async fn alias(connection: &mut PgConnection, arguments: &AliasArguments) ->
         };
     };
     let target = arguments.to_provider.as_ref().unwrap_or(provider);
-    let (book, _) = book(connection).await?;
+    let (book, versions) = book(connection).await?;
     // A target without a price would leave the calls at the ceiling.
     let known = book.find(target, model, seconds(None)).is_some_and(|price| price.is_known());
     if !known {
@@ -98,5 +130,30 @@ pub async fn alias(connection: &mut PgConnection, arguments: &AliasArguments) ->
         target_model: model.clone(),
     };
     list::set_alias(connection, &alias).await.map_err(failed)?;
+    let own = versions.iter().find(|version| version.row.provider == *provider && version.row.model == *name);
+    if let Some(own) = own {
+        let price_id = own.row.price_id;
+        warn(&format!("{provider} {name} has a price of its own, {price_id}; that comes before the alias"));
+    }
     say(format!("{provider} {name} stands for {target} {model}")).map_err(failed)
+}
+
+/// Checks what an alias is to be before the database is asked.
+///
+/// # Errors
+/// The argument and what was expected.
+pub fn check_alias(arguments: &AliasArguments) -> Result<(), String> {
+    let given = [
+        ("NAME", Some(&arguments.name)),
+        ("--provider", Some(&arguments.provider)),
+        ("--model", arguments.model.as_ref()),
+        ("--to-provider", arguments.to_provider.as_ref()),
+    ];
+    for (field, value) in given.into_iter().filter_map(|(field, value)| Some((field, value?))) {
+        names::check(field, value)?;
+        if value == ANY {
+            return Err(format!("{field}: expected the name of one, got {ANY:?}"));
+        }
+    }
+    Ok(())
 }

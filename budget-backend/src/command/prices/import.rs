@@ -17,6 +17,11 @@ const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
 pub fn read(arguments: &ImportArguments) -> Result<litellm::File, String> {
     let path = arguments.file.display();
+    // Anything else, a pipe for one, may never end or never begin.
+    let kind = std::fs::metadata(&arguments.file).map_err(|error| format!("{path}: {error}"))?;
+    if !kind.is_file() {
+        return Err(format!("{path}: expected a regular file"));
+    }
     let file = std::fs::File::open(&arguments.file).map_err(|error| format!("{path}: {error}"))?;
     let mut bytes = Vec::new();
     let limited = file.take(MAX_FILE_BYTES.saturating_add(1)).read_to_end(&mut bytes);
@@ -65,17 +70,21 @@ pub async fn import(
 
 fn planned_json(planned: &Planned) -> serde_json::Value {
     let (outcome, differences) = outcome(&planned.outcome);
+    let figures = match &planned.outcome {
+        Outcome::Added(figures) | Outcome::Changed(figures) => figures.as_slice(),
+        Outcome::Unchanged | Outcome::Kept(_) => &[],
+    };
     serde_json::json!({
         "key": planned.key, "provider": planned.provider, "model": planned.model, "outcome": outcome,
-        "differences": differences, "unpriced": planned.unpriced,
+        "differences": differences, "figures": figures, "unpriced": planned.unpriced,
     })
 }
 
 fn outcome(outcome: &Outcome) -> (&'static str, Vec<String>) {
     match outcome {
         Outcome::Unchanged => ("unchanged", Vec::new()),
-        Outcome::Added => ("added", Vec::new()),
-        Outcome::Changed(differences) => ("changed", differences.clone()),
+        Outcome::Added(figures) => ("added", figures.iter().map(ToString::to_string).collect()),
+        Outcome::Changed(figures) => ("changed", figures.iter().map(ToString::to_string).collect()),
         Outcome::Kept(source) => ("kept", vec![format!("set by {}", source.as_str())]),
     }
 }

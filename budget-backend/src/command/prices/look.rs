@@ -1,6 +1,7 @@
 //! Looking at the price list.
 
 use budget_backend::admin::prices as list;
+use budget_backend::prices::figures::size_name;
 use budget_backend::prices::plan::Version;
 use budget_backend::pricing::{CLASSES, PriceMatch, Rates};
 use jiff::Timestamp;
@@ -90,13 +91,12 @@ pub fn say_version(version: &Version, in_force: bool) -> Result<(), String> {
     ))?;
     say(format!("  USD per million tokens: {}", rates_text(&row.rates)))?;
     for size in &row.terms.sizes {
-        say(format!("  above {} input tokens: {}", size.above_input_tokens, rates_text(&size.rates)))?;
+        say(format!("  {}: {}", size_name(size), rates_text(&size.rates)))?;
     }
     for (name, card) in &row.terms.service_tiers {
         say(format!("  tier {name}: {}", rates_text(&card.rates)))?;
         for size in &card.sizes {
-            let above = size.above_input_tokens;
-            say(format!("  tier {name} above {above} input tokens: {}", rates_text(&size.rates)))?;
+            say(format!("  tier {name} {}: {}", size_name(size), rates_text(&size.rates)))?;
         }
     }
     for (name, factor) in &row.terms.multipliers_millionths {

@@ -2,8 +2,10 @@
 
 use serde_json::value::RawValue;
 
-use super::{FileError, NANO_PER_MILLION, Pairs, Reading, shown};
+use super::{FileError, NANO_PER_MILLION, Pairs, Reading, shown, without_place};
+use crate::prices::decimal::{DecimalError, scaled};
 use crate::prices::fields::{self, Field};
+use crate::prices::names;
 
 impl Reading<'_> {
     /// What a search costs depends on how much it brings, which the answer doesn't say: the medium is
@@ -37,21 +39,18 @@ impl Reading<'_> {
             let place = format!("{field}[{number}]");
             let Pairs(pairs) = self.object(&place, tier)?;
             if pairs.iter().any(|(name, _)| name == "max_results_range") {
-                // By how many results a search brings, which no answer counts.
+                self.by_results(&place, &pairs)?;
                 self.unpriced.insert(field.to_owned());
                 continue;
             }
-            let range = pairs.iter().find(|(name, _)| name == "range");
-            let bounds: Option<Vec<&RawValue>> =
-                range.and_then(|(_, range)| serde_json::from_str(range.get()).ok());
-            let Some([low, high]) = bounds.as_deref() else {
-                return Err(self.error(&format!("{place}.range"), "expected [low, high]"));
-            };
-            let low = self.number(&format!("{place}.range"), low, 0)?;
+            let (low, high) = self.range(&place, "range", &pairs)?;
             if low != next {
                 return Err(self.error(&format!("{place}.range"), format!("expected it to begin at {next}")));
             }
-            next = self.number(&format!("{place}.range"), high, 0)?;
+            if high <= low {
+                return Err(self.error(&format!("{place}.range"), format!("expected it to end above {low}")));
+            }
+            next = high;
             let above = u64::try_from(low).ok().filter(|low| *low > 0);
             for (name, value) in pairs.iter().filter(|(name, _)| name != "range") {
                 let place = format!("{place}.{name}");
@@ -65,18 +64,128 @@ impl Reading<'_> {
         Ok(())
     }
 
+    /// By how many results a search brings, which no answer counts.
+    fn by_results(&mut self, place: &str, pairs: &[(String, &RawValue)]) -> Result<(), FileError> {
+        const RANGE: &str = "max_results_range";
+        let (low, high) = self.range(place, RANGE, pairs)?;
+        if high < low {
+            return Err(
+                self.error(&format!("{place}.{RANGE}"), format!("expected it to end at {low} or above"))
+            );
+        }
+        for (name, value) in pairs.iter().filter(|(name, _)| name != RANGE) {
+            let place = format!("{place}.{name}");
+            match fields::field(name, &self.mode) {
+                Field::Rate(..) | Field::Unit(_) | Field::Unpriceable => {
+                    self.number(&place, value, NANO_PER_MILLION)?;
+                }
+                _ => return Err(self.error(&place, "unknown field")),
+            }
+        }
+        Ok(())
+    }
+
+    /// `[low, high]`, whole numbers.
+    fn range(&self, place: &str, name: &str, pairs: &[(String, &RawValue)]) -> Result<(i64, i64), FileError> {
+        let place = format!("{place}.{name}");
+        let range = pairs.iter().find(|(other, _)| other == name);
+        let bounds: Option<Vec<&RawValue>> =
+            range.and_then(|(_, range)| serde_json::from_str(range.get()).ok());
+        let Some([low, high]) = bounds.as_deref() else {
+            return Err(self.error(&place, "expected [low, high]"));
+        };
+        let whole = |bound: &RawValue| match scaled(bound.get(), 0) {
+            Ok(number) if !number.rounded_up => Ok(number.value),
+            Ok(_) => Err(self.error(&place, format!("expected whole numbers, got {}", shown(bound)))),
+            Err(error) => Err(self.error(&place, format!("{error}, got {}", shown(bound)))),
+        };
+        Ok((whole(low)?, whole(high)?))
+    }
+
+    /// Lower rates in certain hours. The list price is the dear one and is charged at all hours.
+    pub(super) fn off_peak(&mut self, field: &str, value: &RawValue) -> Result<(), FileError> {
+        let Pairs(pairs) = self.object(field, value)?;
+        for (name, value) in &pairs {
+            let place = format!("{field}.{name}");
+            match (name.as_str(), fields::field(name, &self.mode)) {
+                ("windows", _) => self.windows(&place, value)?,
+                ("weekday_timezone", _) => drop(self.text(&place, value)?),
+                (_, Field::Rate(..)) => drop(self.number(&place, value, NANO_PER_MILLION)?),
+                _ => return Err(self.error(&place, "unknown field")),
+            }
+        }
+        self.unpriced.insert("off_peak".to_owned());
+        Ok(())
+    }
+
+    fn windows(&self, field: &str, value: &RawValue) -> Result<(), FileError> {
+        let windows: Vec<&RawValue> = serde_json::from_str(value.get())
+            .map_err(|_| self.error(field, format!("expected a list, got {}", shown(value))))?;
+        for (number, window) in windows.into_iter().enumerate() {
+            let place = format!("{field}[{number}]");
+            for (name, value) in self.object(&place, window)?.0 {
+                let place = format!("{place}.{name}");
+                let text = value.get();
+                let good = match name.as_str() {
+                    "hours_utc" => serde_json::from_str::<String>(text)
+                        .map(|hours| vec![hours])
+                        .or_else(|_| serde_json::from_str::<Vec<String>>(text))
+                        .is_ok_and(|hours| hours.iter().all(|hours| is_hours(hours))),
+                    "weekdays" => serde_json::from_str::<Vec<u8>>(text)
+                        .is_ok_and(|days| days.iter().all(|day| (1..=7).contains(day))),
+                    _ => return Err(self.error(&place, "unknown field")),
+                };
+                if !good {
+                    let expected = "expected hours such as \"22:00-06:00\", or weekdays 1 to 7";
+                    return Err(self.error(&place, format!("{expected}, got {}", shown(value))));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Of a field that nobody knows, at least that no number in it is below zero.
+    pub(super) fn no_negative(&self, field: &str, value: &RawValue) -> Result<(), FileError> {
+        match value.get().as_bytes().first() {
+            Some(b'{') => {
+                let Pairs(pairs) = self.object(field, value)?;
+                pairs.iter().try_for_each(|(name, value)| self.no_negative(&format!("{field}.{name}"), value))
+            }
+            Some(b'[') => {
+                let items: Vec<&RawValue> = serde_json::from_str(value.get())
+                    .map_err(|error| self.error(field, without_place(&error)))?;
+                let mut items = items.into_iter().enumerate();
+                items.try_for_each(|(number, item)| self.no_negative(&format!("{field}[{number}]"), item))
+            }
+            _ => {
+                // A number that somebody quoted is one too.
+                let error = scaled(value.get().trim_matches('"'), 0).err();
+                match error.filter(|error| *error == DecimalError::Negative) {
+                    Some(error) => Err(self.error(field, format!("{error}, got {}", shown(value)))),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
     /// Numbers by a name we know are factors; other numbers can't be applied, and what is no number
     /// is a switch of the caller's library.
     pub(super) fn provider_specific(&mut self, field: &str, value: &RawValue) -> Result<(), FileError> {
         let Pairs(pairs) = self.object(field, value)?;
         for (name, value) in &pairs {
             let place = format!("{field}.{name}");
-            if !value.get().starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
-                continue;
+            let quoted = value.get().strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+            if quoted.is_some_and(|text| !matches!(scaled(text, 0), Err(DecimalError::NotDecimal))) {
+                return Err(
+                    self.error(&place, format!("expected a number without quotes, got {}", shown(value)))
+                );
             }
+            let number = value.get().starts_with(|first: char| first == '-' || first.is_ascii_digit());
             match name.as_str() {
                 "us" | "eu" | "fast" => self.multiplier(&place, name, value)?,
+                _ if !number => {}
                 _ => {
+                    self.checked(&place, names::check("", name))?;
                     self.number(&place, value, 0)?;
                     self.unpriced.insert(place);
                 }
@@ -98,4 +207,16 @@ impl Reading<'_> {
         }
         Ok(())
     }
+}
+
+/// `22:00-06:00`.
+fn is_hours(text: &str) -> bool {
+    let is_time = |time: &str| {
+        let shaped =
+            time.len() == 5 && time.as_bytes().iter().all(|byte| byte.is_ascii_digit() || *byte == b':');
+        let parts =
+            time.split_once(':').and_then(|(hour, minute)| Some((hour.parse().ok()?, minute.parse().ok()?)));
+        shaped && parts.is_some_and(|(hour, minute): (u8, u8)| hour <= 24 && minute < 60)
+    };
+    text.split_once('-').is_some_and(|(from, to)| is_time(from) && is_time(to))
 }
