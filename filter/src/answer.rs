@@ -63,11 +63,10 @@ enum Kind {
     Values(Values),
     /// Amazon's binary messages.
     Frames(Frames),
-    /// It passes unread: nothing that can be read, or compressed. Text compresses to a quarter or so,
-    /// which leaves a byte for a token.
-    Blind {
-        bytes_per_token: u64,
-    },
+    /// It passes unread: nothing that can be read.
+    Blind,
+    /// It passes unread: its bytes are compressed and don't tell how much text they are.
+    Encoded,
 }
 
 impl AnswerBody {
@@ -82,7 +81,7 @@ impl AnswerBody {
             reading.usage = Some(Usage::default());
         }
         let kind = if is_encoded(headers) {
-            Kind::Blind { bytes_per_token: 1 }
+            Kind::Encoded
         } else {
             match media_type.as_deref() {
                 Some("text/event-stream") => {
@@ -99,7 +98,7 @@ impl AnswerBody {
                     Kind::Values(Values::new(max_event_bytes))
                 }
                 None | Some("application/json") => Kind::Json(BodyBuffer::new(plan.max_bytes, pool.clone())),
-                Some(_) => Kind::Blind { bytes_per_token: BYTES_PER_TOKEN },
+                Some(_) => Kind::Blind,
             }
         };
         let announced_bytes = number(headers, "content-length").unwrap_or(0);
@@ -131,7 +130,7 @@ impl AnswerBody {
         self.seen_bytes = self.seen_bytes.saturating_add(length);
         let (reader, reading) = (self.reader, &mut self.reading);
         match &mut self.kind {
-            Kind::Blind { .. } => {}
+            Kind::Blind | Kind::Encoded => {}
             Kind::Json(buffer) => buffer.push(bytes),
             Kind::Values(values) => values.push(bytes, |value| add_value(reader, &value, reading)),
             Kind::Frames(frames) => frames.push(bytes, |frame| add_frame(reader, &frame, reading)),
@@ -156,7 +155,16 @@ impl AnswerBody {
         let body_bytes = self.seen_bytes.max(self.announced_bytes);
         let (reader, reading) = (self.reader, &mut self.reading);
         let mut tokens = match self.kind {
-            Kind::Blind { bytes_per_token } => body_bytes.div_ceil(bytes_per_token),
+            Kind::Blind => body_bytes.div_ceil(BYTES_PER_TOKEN),
+            Kind::Encoded => {
+                reading.is_opaque = true;
+                0
+            }
+            // Too long to be kept.
+            Kind::Json(buffer) if buffer.bytes().is_empty() && self.seen_bytes > 0 => {
+                reading.is_opaque = true;
+                0
+            }
             Kind::Json(buffer) => {
                 let text_bytes = reader.body(buffer.bytes(), reading);
                 text_bytes.unwrap_or(body_bytes).div_ceil(BYTES_PER_TOKEN)
@@ -190,6 +198,7 @@ fn add_value(reader: Reader, value: &Value<'_>, reading: &mut Reading) {
                 reading.add_unread(bytes.len());
             }
         }
+        Value::Unread(bytes) if reading.is_opaque || *bytes > sse::MAX_EVENT_BYTES => reading.add_opaque(),
         Value::Unread(bytes) => reading.add_unread(*bytes),
     }
 }
@@ -225,7 +234,7 @@ impl Pass<'_> {
             Piece::TrailingLf => self.emit(b"\n"),
             Piece::Opaque(bytes) => {
                 *self.dropped = false;
-                self.reading.add_unread(bytes.len());
+                self.reading.add_opaque();
                 self.emit(bytes);
             }
         }
@@ -239,6 +248,12 @@ impl Pass<'_> {
                 }
                 Fate::Keep
             }
+            Data::Lines(data) if self.reader.is_chat() => {
+                let payload = chunk::read(&data);
+                self.chat_event(event, &payload);
+                // No place in the event is the usage's alone, so it goes with all of it or stays.
+                if self.edit && stream_edit::is_usage_chunk(&payload) { Fate::Drop } else { Fate::Keep }
+            }
             Data::Lines(data) => {
                 if self.reader.event(None, &data, self.reading).is_err() {
                     self.reading.add_unread(event.len());
@@ -247,9 +262,7 @@ impl Pass<'_> {
             }
             Data::Line(at) if self.reader.is_chat() => {
                 let payload = chunk::read(event.get(at.clone()).unwrap_or_default());
-                if self.reader.chat_event(&payload, self.reading).is_err() {
-                    self.reading.add_unread(event.len());
-                }
+                self.chat_event(event, &payload);
                 if self.edit { stream_edit::edit(event, &at, &payload) } else { Fate::Keep }
             }
             Data::Line(at) => {
@@ -265,6 +278,12 @@ impl Pass<'_> {
             Fate::Drop => {}
             Fate::Keep => self.emit(event),
             Fate::Replace(changed) => self.emit(&changed),
+        }
+    }
+
+    fn chat_event(&mut self, event: &[u8], payload: &chunk::Payload<'_>) {
+        if self.reader.chat_event(payload, self.reading).is_err() {
+            self.reading.add_unread(event.len());
         }
     }
 

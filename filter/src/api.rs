@@ -1,6 +1,7 @@
 //! Which API a request speaks, from its method, path and upgrade headers.
 
 mod class;
+mod free;
 pub(crate) mod path;
 #[cfg(test)]
 mod tests;
@@ -76,13 +77,15 @@ pub fn recognise(headers: &Headers, dialect: Dialect) -> Recognised {
     let segments = path::plain_segments(path);
     let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
     // Some servers take the method from a header.
-    let overridden = headers.get("x-http-method-override").is_some();
+    let overridden = METHOD_HEADERS.iter().any(|name| headers.get(name).is_some());
     match method {
         b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"DELETE" if !overridden => Recognised::Free,
         b"POST" => post(&parts, path, dialect),
         _ => Recognised::Unknown(PathClass::of(&parts)),
     }
 }
+
+const METHOD_HEADERS: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
 /// The shape of answers that a request's sender understands, whatever it is.
 #[must_use]
@@ -93,7 +96,11 @@ pub fn family(headers: &Headers, dialect: Dialect) -> Family {
 }
 
 fn post(parts: &[&str], path: &[u8], dialect: Dialect) -> Recognised {
-    if is_free(parts) {
+    // Servers cut a path at these, or take them for a part of its name.
+    if parts.iter().any(|part| part.contains(['?', '#', ';', '\\']) || part.contains(char::is_control)) {
+        return Recognised::Unknown(PathClass::of(parts));
+    }
+    if free::is_free(parts, dialect) && path::is_literal(path) {
         return Recognised::Free;
     }
     let route = verb_route(parts, dialect)
@@ -101,24 +108,6 @@ fn post(parts: &[&str], path: &[u8], dialect: Dialect) -> Recognised {
         .or_else(|| openai_route(parts, path, dialect))
         .or_else(|| plain_api(parts, dialect).map(|api| Route::new(api, dialect)));
     route.map_or_else(|| Recognised::Unknown(PathClass::of(parts)), Recognised::Metered)
-}
-
-/// A POST that costs nothing.
-fn is_free(parts: &[&str]) -> bool {
-    match parts {
-        // What is stored there costs by time.
-        [.., "vector_stores" | "containers", _, "files"] => false,
-        [.., "messages", "count_tokens"]
-        | [.., "responses", "input_tokens"]
-        | [.., "responses" | "batches", _, "cancel"]
-        | [.., "files" | "uploads" | "moderations" | "tokenize" | "detokenize" | "count-tokens"]
-        | [.., "uploads", _, "parts" | "complete" | "cancel"]
-        | ["api", "show" | "pull" | "copy" | "create" | "push"] => true,
-        [.., last] => [":countTokens", ":computeTokens", "count-tokens:rawPredict"]
-            .iter()
-            .any(|end| last.ends_with(end)),
-        [] => false,
-    }
 }
 
 /// `models/NAME:verb`: Gemini, and others' models on Vertex.
@@ -174,10 +163,11 @@ fn openai_route(parts: &[&str], path: &[u8], dialect: Dialect) -> Option<Route> 
         _ => return None,
     };
     let mut route = Route::new(api, dialect);
-    route.no_usage_switch |= is_older_azure(path);
     route.is_speech = parts.ends_with(&["audio", "speech"]);
     if let [.., "deployments", name, _] | [.., "deployments", name, _, _] = parts {
         route.model = Some((*name).to_owned());
+        // Anywhere else a version in the query says nothing.
+        route.no_usage_switch |= dialect == Dialect::Openai && is_older_azure(path);
     }
     Some(route)
 }
@@ -185,10 +175,13 @@ fn openai_route(parts: &[&str], path: &[u8], dialect: Dialect) -> Option<Route> 
 /// Azure's versions before `stream_options` refuse it.
 fn is_older_azure(path: &[u8]) -> bool {
     let query = path.splitn(2, |byte| *byte == b'?').nth(1).unwrap_or_default();
-    let version = query.split(|byte| *byte == b'&').find_map(|pair| pair.strip_prefix(b"api-version="));
-    version.is_some_and(|version| {
-        version.first().is_some_and(u8::is_ascii_digit) && version < b"2024-09-01".as_slice()
-    })
+    let named = query.split(|byte| *byte == b'&').filter_map(|pair| pair.strip_prefix(b"api-version="));
+    let mut versions = named.peekable();
+    // Of several any may be the one that counts.
+    versions.peek().is_some()
+        && versions.all(|version| {
+            version.first().is_some_and(u8::is_ascii_digit) && version < b"2024-09-01".as_slice()
+        })
 }
 
 fn plain_api(parts: &[&str], dialect: Dialect) -> Option<Api> {

@@ -97,6 +97,29 @@ impl Chunk<'_> {
     }
 }
 
+impl Chunk<'_> {
+    /// Whether a choice cites a page of the web: it was searched for the answer.
+    #[must_use]
+    pub fn cites_a_url(&self) -> bool {
+        // Looked for before it is read: few answers have any.
+        let Some(choices) = self.choices.as_ref().filter(|found| found.raw.contains("\"url_citation\""))
+        else {
+            return false;
+        };
+        let cites = |part: &Found<'_>| {
+            let Ok([Some(notes)]) = json_scan::object(part.raw, &["annotations"]) else { return false };
+            json_scan::elements(notes.raw).unwrap_or_default().into_iter().any(|note| {
+                matches!(json_scan::object(note.get(), &["type"]),
+                    Ok([Some(kind)]) if kind.raw == "\"url_citation\"")
+            })
+        };
+        json_scan::elements(choices.raw).unwrap_or_default().into_iter().any(|choice| {
+            json_scan::object(choice.get(), &["delta", "message"])
+                .is_ok_and(|parts| parts.iter().flatten().any(cites))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -63,6 +63,8 @@ pub enum ScanError {
     NotAnObject,
     /// The member stands there twice; readers differ in which one they take.
     Duplicate(&'static str),
+    /// The member stands there in other letters; some readers take it for the same.
+    OtherCase(&'static str),
 }
 
 impl fmt::Display for ScanError {
@@ -72,6 +74,7 @@ impl fmt::Display for ScanError {
             Self::NotJson(why) => write!(f, "expected JSON: {why}"),
             Self::NotAnObject => f.write_str("expected a JSON object"),
             Self::Duplicate(key) => write!(f, "{key}: given twice"),
+            Self::OtherCase(key) => write!(f, "{key}: expected in these letters, got other capitals"),
         }
     }
 }
@@ -98,12 +101,33 @@ pub fn members<'a>(
     keys: &[&'static str],
     found: &mut [Option<Found<'a>>],
 ) -> Result<(), ScanError> {
-    let duplicate = Cell::new(None);
-    let seed = ObjectSeed { keys, duplicate: &duplicate, text, found };
+    scan(text, keys, found, false)
+}
+
+/// Like [`members`], for servers that read keys without regard to case, as those in Go do.
+///
+/// # Errors
+/// As [`object`], and [`ScanError::OtherCase`] when a key differs from one of `keys` in case only.
+pub fn members_of_any_case<'a>(
+    text: &'a str,
+    keys: &[&'static str],
+    found: &mut [Option<Found<'a>>],
+) -> Result<(), ScanError> {
+    scan(text, keys, found, true)
+}
+
+fn scan<'a>(
+    text: &'a str,
+    keys: &[&'static str],
+    found: &mut [Option<Found<'a>>],
+    folds_case: bool,
+) -> Result<(), ScanError> {
+    let fault = Cell::new(None);
+    let seed = ObjectSeed { keys, folds_case, fault: &fault, text, found };
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let read = seed.deserialize(&mut deserializer).and_then(|()| deserializer.end());
-    read.map_err(|error| match duplicate.get() {
-        Some(key) => ScanError::Duplicate(key),
+    read.map_err(|error| match fault.take() {
+        Some(fault) => fault,
         None if error.is_data() => ScanError::NotAnObject,
         None => ScanError::NotJson(error.to_string()),
     })
@@ -137,7 +161,8 @@ fn locate<'a>(whole: &'a str, part: &'a str) -> Option<Found<'a>> {
 
 struct ObjectSeed<'k, 'a> {
     keys: &'k [&'static str],
-    duplicate: &'k Cell<Option<&'static str>>,
+    folds_case: bool,
+    fault: &'k Cell<Option<ScanError>>,
     text: &'a str,
     found: &'k mut [Option<Found<'a>>],
 }
@@ -158,14 +183,15 @@ impl<'de: 'a, 'a> Visitor<'de> for ObjectSeed<'_, 'a> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(index) = map.next_key_seed(KeySeed(self.keys))? {
+        let seed = KeySeed { keys: self.keys, folds_case: self.folds_case, fault: self.fault };
+        while let Some(index) = map.next_key_seed(seed)? {
             let place = index.and_then(|index| Some((self.found.get_mut(index)?, *self.keys.get(index)?)));
             let Some((slot, key)) = place else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
             if slot.is_some() {
-                self.duplicate.set(Some(key));
+                self.fault.set(Some(ScanError::Duplicate(key)));
                 return Err(de::Error::custom("duplicate"));
             }
             *slot = locate(self.text, map.next_value::<&RawValue>()?.get());
@@ -175,7 +201,23 @@ impl<'de: 'a, 'a> Visitor<'de> for ObjectSeed<'_, 'a> {
 }
 
 /// Reads a key as its index among those asked for.
-struct KeySeed<'k>(&'k [&'static str]);
+#[derive(Clone, Copy)]
+struct KeySeed<'k> {
+    keys: &'k [&'static str],
+    folds_case: bool,
+    fault: &'k Cell<Option<ScanError>>,
+}
+
+/// Whether a key is another's in other letters, by the folding of Unicode: a long s and the sign of the
+/// kelvin are letters of ASCII, too.
+fn is_other_case(text: &str, key: &str) -> bool {
+    let fold = |letter: char| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    text.chars().map(fold).eq(key.chars().map(fold))
+}
 
 impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
     type Value = Option<usize>;
@@ -193,7 +235,15 @@ impl Visitor<'_> for KeySeed<'_> {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(self.0.iter().position(|key| *key == text))
+        let exact = self.keys.iter().position(|key| *key == text);
+        if exact.is_none()
+            && self.folds_case
+            && let Some(key) = self.keys.iter().find(|key| is_other_case(text, key))
+        {
+            self.fault.set(Some(ScanError::OtherCase(key)));
+            return Err(E::custom("other case"));
+        }
+        Ok(exact)
     }
 }
 
@@ -287,6 +337,24 @@ mod tests {
             assert_eq!(object(twice, &KEYS), Err(ScanError::Duplicate("a")));
         }
         assert!(object(r#"{"x":1,"x":2}"#, &KEYS).is_ok());
+    }
+
+    #[test]
+    fn keys_in_other_letters_are_told() {
+        let keys = ["stream", "max_tokens"];
+        let read = |text| members_of_any_case(text, &keys, &mut [const { None }; 2]);
+        for (text, expected) in [
+            (r#"{"stream":1,"max_tokens":2,"streams":3,"a":{"Stream":1}}"#, Ok(())),
+            (r#"{"Stream":1}"#, Err(ScanError::OtherCase("stream"))),
+            (r#"{"\u0053tream":1}"#, Err(ScanError::OtherCase("stream"))),
+            (r#"{"\u017ftream":1}"#, Err(ScanError::OtherCase("stream"))),
+            (r#"{"max_tokens":1,"max_to\u212aens":1}"#, Err(ScanError::OtherCase("max_tokens"))),
+            (r#"{"stream":1,"stream":1}"#, Err(ScanError::Duplicate("stream"))),
+        ] {
+            assert_eq!(read(text), expected, "{text}");
+            let exact = members(text, &keys, &mut [const { None }; 2]);
+            assert_eq!(exact.is_ok(), !matches!(expected, Err(ScanError::Duplicate(_))), "{text}");
+        }
     }
 
     #[test]

@@ -12,12 +12,12 @@ pub struct Media {
     pub parts: u32,
     /// Bytes of the body that are their inline payload (`data:` URLs, base64) and not text.
     pub payload_bytes: usize,
-    /// Some stand elsewhere: a URL, a file's id. Their size is not known.
+    /// Some stand elsewhere: a URL, a file's id, an item of an earlier answer. Their size is not known.
     pub by_reference: bool,
 }
 
 /// Most values looked at. A chat of thousands of messages has fewer; a body made of millions of tiny
-/// values would hold up its worker, so what comes after these counts as text.
+/// values would hold up its worker, so what comes after these counts as text, and may refer to anything.
 const MAX_VALUES: u32 = 50_000;
 
 /// Adds the media in the text of a member that holds messages, or in a list of images. Anything of an
@@ -26,11 +26,16 @@ pub fn measure(raw: &str, is_images: bool, media: &mut Media) {
     let at = if is_images { Level::Images } else { Level::Node };
     let mut walk = Walk { rest: raw, media, values_left: MAX_VALUES, is_text: false };
     // The text was scanned before and is JSON; where the walk ends early, what follows counts as text.
-    let _ = walk.value(at, 0);
+    let is_whole = walk.value(at, 0).is_some();
+    let ran_out = walk.values_left == 0;
+    media.by_reference |= ran_out && !is_whole;
 }
 
 /// Deepest nesting that is walked.
 const MAX_DEPTH: u32 = 128;
+
+/// The nesting within an item of the list that is walked.
+const TOP_ITEM: u32 = 2;
 
 /// Where in the request the walk stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +54,8 @@ enum Level {
     Images,
     /// What a holder holds: `text` is none.
     Kind,
+    /// What a message or item is: it may be one that only names another.
+    ItemKind,
 }
 
 /// A walk over text that is known to be JSON. Strings that hold no payload are passed over without being
@@ -187,9 +194,12 @@ impl<'a> Walk<'a, '_> {
         };
         let payload_before = self.media.payload_bytes;
         self.is_text = false;
+        let (mut has_id, mut has_more) = (false, false);
         self.advance(1)?;
         while !self.takes(b'}')? {
             let key = self.decoded()?;
+            has_id |= key == "id";
+            has_more |= !matches!(key.as_ref(), "id" | "type");
             self.takes(b':')?;
             let below = self.below(at, &key);
             self.look_at_one()?;
@@ -199,6 +209,8 @@ impl<'a> Walk<'a, '_> {
             }
             self.takes(b',')?;
         }
+        // An item of a list at the top that is but an id stands for what the server has under it.
+        self.media.by_reference |= at == Level::Node && depth == TOP_ITEM && has_id && !has_more;
         if at == Level::Holder && std::mem::take(&mut self.is_text) {
             self.media.payload_bytes = payload_before;
         }
@@ -209,6 +221,7 @@ impl<'a> Walk<'a, '_> {
         let is_data = text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
         match at {
             Level::Kind => self.is_text = text == "text",
+            Level::ItemKind => self.media.by_reference |= text == "item_reference",
             Level::Base64 => self.add_payload(text),
             Level::Holder | Level::Url if is_data => self.add_payload(text),
             Level::Holder | Level::Url => self.media.by_reference = true,
@@ -222,7 +235,8 @@ impl<'a> Walk<'a, '_> {
 
     fn below(&mut self, at: Level, key: &str) -> Option<Level> {
         match (at, key) {
-            (Level::Node, "content" | "parts" | "toolResult") => Some(Level::Node),
+            (Level::Node, "content" | "parts" | "toolResult" | "output") => Some(Level::Node),
+            (Level::Node, "type") => Some(Level::ItemKind),
             (Level::Node, "images") => Some(Level::Images),
             (Level::Node, "source") => Some(Level::Source),
             (
@@ -343,6 +357,24 @@ mod tests {
         let inside = format!("[{image},{}{image}]", "1,".repeat(1_000));
         assert_eq!(measured(&inside).parts, 2);
         let beyond = format!("[{image},{}{image}]", "1,".repeat(60_000));
-        assert_eq!(measured(&beyond), Media { parts: 1, payload_bytes: 26, by_reference: false });
+        assert_eq!(measured(&beyond), Media { parts: 1, payload_bytes: 26, by_reference: true });
+    }
+
+    #[test]
+    fn an_item_that_is_but_an_id_is_a_reference() {
+        for (input, by_reference) in [
+            (r#"[{"type":"item_reference","id":"msg_1"}]"#, true),
+            (r#"[{"type":"item\u005freference","id":"msg_1","x":1}]"#, true),
+            (r#"[{"role":"user","content":"x"},{"id":"msg_1"}]"#, true),
+            (r#"[{"\u0069d":"msg_1","type":null}]"#, true),
+            (r#"[{"type":"message","id":"msg_1","content":"x"}]"#, false),
+            (r#"[{"type":"message","content":"item_reference"}]"#, false),
+            (r#"[{"type":"compaction"}]"#, false),
+            (r#"[{"type":"function_call_output","output":{"id":"1"}}]"#, false),
+            (r#"[{"type":"function_call_output","output":[{"type":"input_file","file_id":"f"}]}]"#, true),
+            (r#"[{"type":"computer_call_output","output":{"image_url":"https://x"}}]"#, true),
+        ] {
+            assert_eq!(measured(input).by_reference, by_reference, "{input}");
+        }
     }
 }

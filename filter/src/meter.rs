@@ -4,7 +4,7 @@ use purser_protocol::{MAX_NAME_BYTES, MAX_UNIT_BYTES, MAX_UNITS, Usage};
 
 use crate::json_scan::{self, Found};
 use crate::text;
-use crate::usage::{self, Counts, Table};
+use crate::usage::{self, Counts, Slot, Table};
 
 /// What an answer told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +13,11 @@ pub struct Reading {
     pub usage: Option<Usage>,
     /// That usage came at the end or with the whole answer, so none follows.
     pub usage_is_final: bool,
+    /// What it says of the output can't be all: text followed, or it was only a beginning, or it wasn't
+    /// readable.
+    pub output_is_open: bool,
+    /// A usage told a count of the output.
+    pub output_was_told: bool,
     /// The model that answered.
     pub answered_model: Option<String>,
     /// The provider's id of the answer.
@@ -33,7 +38,9 @@ pub struct Reading {
     pub saw_readable: bool,
     /// An event of a stream could not be read.
     pub saw_unread: bool,
-    /// The stream told of an error.
+    /// A body or an event was compressed or too long to be read: its bytes say nothing about its tokens.
+    pub is_opaque: bool,
+    /// The stream or the answer told of an error.
     pub saw_error: bool,
     /// The answer is whole: the stream said so, or the body is one JSON object.
     pub is_done: bool,
@@ -46,10 +53,30 @@ impl Reading {
         if !raw.starts_with('{') {
             return;
         }
-        if let Some(usage) = usage::read(raw, table, &mut self.counts) {
-            self.usage = Some(usage);
+        let usage = usage::read(raw, table, &mut self.counts);
+        if usage.is_some() && self.counts.tells_output() {
+            (self.output_was_told, self.output_is_open) = (true, false);
+        } else if table.needed.contains(&Slot::Output) {
+            self.output_is_open = true;
         }
+        self.usage = usage.or(self.usage);
         usage::units(raw, table, |name, count| self.set_units(name, count));
+    }
+
+    /// What was used is billed by the piece: no tokens are told, and none are owed.
+    pub fn owe_no_tokens(&mut self) {
+        self.usage = Some(self.usage.unwrap_or_default());
+        self.output_is_open = false;
+    }
+
+    /// Whether all that came is an error: no text, no usage and nothing that is billed by the piece.
+    #[must_use]
+    pub fn is_only_an_error(&self) -> bool {
+        self.saw_error
+            && self.output_bytes == 0
+            && self.usage.is_none()
+            && self.units.is_empty()
+            && !self.is_opaque
     }
 
     /// Takes in who answered.
@@ -115,6 +142,7 @@ impl Reading {
     /// Takes in so many bytes of generated text.
     pub fn add_text_bytes(&mut self, bytes: u64) {
         self.saw_text = true;
+        self.output_is_open |= bytes > 0;
         self.output_bytes = self.output_bytes.saturating_add(bytes);
     }
 
@@ -122,6 +150,11 @@ impl Reading {
     pub fn add_unread(&mut self, bytes: usize) {
         self.saw_unread = true;
         self.output_bytes = self.output_bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    /// A part of a stream is too long to be read. It may be an image, so its bytes count for nothing.
+    pub fn add_opaque(&mut self) {
+        (self.saw_unread, self.is_opaque, self.output_is_open) = (true, true, true);
     }
 
     /// The usage told so far is the last word.

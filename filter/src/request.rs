@@ -3,6 +3,7 @@
 mod batch;
 mod caps;
 pub mod multipart;
+mod parameters;
 mod shape;
 mod stream;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use purser_protocol::{Api, MAX_NAME_BYTES, MAX_UNIT_BYTES, Size};
 pub use caps::CapPlace;
 
 use crate::api::Route;
+use crate::config::Dialect;
 use crate::json_scan::{self, Found, ScanError};
 use crate::media;
 use crate::splice::Edit;
@@ -82,7 +84,8 @@ impl Unreadable {
     #[must_use]
     pub fn member(&self) -> Option<&'static str> {
         match self {
-            Self::Member { name, .. } | Self::Scan(ScanError::Duplicate(name)) => Some(name),
+            Self::Member { name, .. }
+            | Self::Scan(ScanError::Duplicate(name) | ScanError::OtherCase(name)) => Some(name),
             Self::Empty | Self::Encoded | Self::Form | Self::Scan(_) => None,
         }
     }
@@ -106,13 +109,24 @@ impl fmt::Display for Unreadable {
 struct Members<'a> {
     keys: &'static [&'static str],
     found: Vec<Option<Found<'a>>>,
+    /// The server may be one that reads keys without regard to case.
+    folds_case: bool,
 }
 
 impl<'a> Members<'a> {
-    fn of(text: &'a str, keys: &'static [&'static str]) -> Result<Self, ScanError> {
+    fn of(text: &'a str, keys: &'static [&'static str], folds_case: bool) -> Result<Self, ScanError> {
         let mut found = vec![None; keys.len()];
-        json_scan::members(text, keys, &mut found)?;
-        Ok(Self { keys, found })
+        if folds_case {
+            json_scan::members_of_any_case(text, keys, &mut found)?;
+        } else {
+            json_scan::members(text, keys, &mut found)?;
+        }
+        Ok(Self { keys, found, folds_case })
+    }
+
+    /// The members of an object in the text.
+    fn within(&self, raw: &'a str, keys: &'static [&'static str]) -> Result<Self, ScanError> {
+        Self::of(raw, keys, self.folds_case)
     }
 
     /// A member that is there and not `null`.
@@ -141,7 +155,7 @@ pub fn read(route: &Route, kind: &BodyKind, body: &[u8]) -> Result<CallRequest, 
     }
     let text = std::str::from_utf8(body).map_err(|_| Unreadable::Scan(ScanError::NotUtf8))?;
     let shape = shape::of(route);
-    let members = Members::of(text, shape.keys).map_err(Unreadable::Scan)?;
+    let members = Members::of(text, shape.keys, folds_case(route.dialect)).map_err(Unreadable::Scan)?;
     let mut request = match route.api {
         Api::OpenaiBatches => batch::openai(body.len()),
         Api::AnthropicBatches => batch::anthropic(&members, body.len())?,
@@ -152,6 +166,11 @@ pub fn read(route: &Route, kind: &BodyKind, body: &[u8]) -> Result<CallRequest, 
     }
     request.size.unchangeable = kind.is_signed;
     Ok(request)
+}
+
+/// Whether a server may take a key in other letters for the same: those in Go do, and any may be in Go.
+const fn folds_case(dialect: Dialect) -> bool {
+    matches!(dialect, Dialect::Ollama | Dialect::Compatible)
 }
 
 fn call(route: &Route, shape: &Shape, members: &Members<'_>, text: &str) -> Result<CallRequest, Unreadable> {
@@ -173,7 +192,6 @@ fn call(route: &Route, shape: &Shape, members: &Members<'_>, text: &str) -> Resu
     }
     let text_bytes = text.len().saturating_sub(media.payload_bytes);
     Ok(CallRequest {
-        model,
         stream,
         size: Size {
             text_bytes: u64::try_from(text_bytes).unwrap_or(u64::MAX),
@@ -182,9 +200,12 @@ fn call(route: &Route, shape: &Shape, members: &Members<'_>, text: &str) -> Resu
             choices: choices(route, caps.choices, members)?,
             server_context: media.by_reference
                 || tools::run_at_provider(route.api, members)
+                || tools::changes_context(members)
+                || tools::asked_by_name(&model)
                 || shape.context.iter().any(|key| members.value(key).is_some()),
             unchangeable: false,
         },
+        model,
         body_bytes: text.len(),
         usage_switch,
         model_at,
@@ -231,7 +252,8 @@ fn choices(route: &Route, asked: u32, members: &Members<'_>) -> Result<u32, Unre
 }
 
 fn check_model(name: Option<String>) -> Result<String, Unreadable> {
-    let is_sound = |name: &String| (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.contains('\0');
+    let is_sound =
+        |name: &String| (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control);
     let expected = "the name of a model, 1 to 256 bytes of text";
     name.filter(is_sound).ok_or(Unreadable::Member { name: "model", expected })
 }

@@ -1,19 +1,29 @@
 //! Requests signed with AWS Signature Version 4: neither their body nor a header that the signature
 //! covers may be changed.
 
+use crate::api::Route;
+use crate::config::Dialect;
 use crate::headers::Headers;
 
 const ALGORITHM: &[u8] = b"AWS4-";
 
-/// Whether a request is signed.
+/// Whether a request is signed. Only Bedrock takes signatures: anywhere else what looks like one is the
+/// app's own, and no way to have its request left alone. A query that looks signed counts without an
+/// `authorization` only, which would be what the call is allowed by.
 #[must_use]
-pub fn is_signed(headers: &Headers) -> bool {
-    let by_header = headers.all("authorization").any(|value| value.trim_ascii_start().starts_with(ALGORITHM));
+pub fn is_signed(headers: &Headers, route: &Route) -> bool {
+    if route.dialect != Dialect::Bedrock {
+        return false;
+    }
+    let mut given = headers.all("authorization").peekable();
+    if given.peek().is_some() {
+        return given.any(|value| value.trim_ascii_start().starts_with(ALGORITHM));
+    }
     let path = headers.get(":path").unwrap_or_default();
-    by_header || query(path).any(|(name, _)| name.eq_ignore_ascii_case(b"x-amz-signature"))
+    query(path).any(|(name, _)| name.eq_ignore_ascii_case(b"x-amz-signature"))
 }
 
-/// Whether the signature covers a header.
+/// Whether the signature of a signed request covers a header.
 #[must_use]
 pub fn covers(headers: &Headers, name: &str) -> bool {
     let is_named = |list: &[u8], between: u8| {
@@ -42,6 +52,8 @@ fn query(path: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use purser_protocol::Api;
+
     use super::*;
     use crate::headers::serialize;
     #[cfg(target_arch = "wasm32")]
@@ -58,14 +70,18 @@ mod tests {
             (vec![(":path", "/m?X-Amz-Signature=0&X-Amz-SignedHeaders=host%3Baccept-encoding")], true, true),
             (vec![(":path", "/m?x-amz-signature=0&X-Amz-SignedHeaders=host")], true, false),
             (vec![(":path", "/m?signature=0")], false, false),
+            (vec![(":path", "/m?X-Amz-Signature=0"), ("authorization", "Bearer k")], false, false),
             (vec![], false, false),
         ] {
             let headers = Headers::parse(serialize(&pairs)).unwrap();
+            let bedrock = Route::new(Api::BedrockConverse, Dialect::Bedrock);
             assert_eq!(
-                (is_signed(&headers), covers(&headers, "accept-encoding")),
+                (is_signed(&headers, &bedrock), covers(&headers, "accept-encoding")),
                 (is, covered),
                 "{pairs:?}"
             );
+            let chat = Route::new(Api::OpenaiChat, Dialect::Openai);
+            assert!(!is_signed(&headers, &chat), "{pairs:?}: not where nobody reads signatures");
         }
     }
 }

@@ -28,7 +28,7 @@ pub fn edit(event: &[u8], data_at: &Range<usize>, payload: &Payload<'_>) -> Fate
     let Some(usage) = &chunk.usage else {
         return Fate::Keep;
     };
-    if chunk.usage_object().is_some() && chunk.has_empty_choices() {
+    if is_usage_chunk(payload) {
         return Fate::Drop;
     }
     if !usage.is_null() {
@@ -37,6 +37,12 @@ pub fn edit(event: &[u8], data_at: &Range<usize>, payload: &Payload<'_>) -> Fate
     let edited =
         member_at(event, data_at, &usage.span).and_then(|at| splice::apply(event, &[Edit::delete(at)]).ok());
     edited.map_or(Fate::Keep, Fate::Replace)
+}
+
+/// Whether it is the chunk that a server sends for the usage alone.
+#[must_use]
+pub fn is_usage_chunk(payload: &Payload<'_>) -> bool {
+    matches!(payload, Payload::Chunk(chunk) if chunk.usage_object().is_some() && chunk.has_empty_choices())
 }
 
 /// The place of a whole member, `"usage":null` with the comma that goes with it. Nothing when the

@@ -1,9 +1,11 @@
 //! A provider's usage, turned into classes that don't overlap.
 
+mod iterations;
 mod tables;
 #[cfg(test)]
 mod tests;
 
+pub use iterations::with_iterations;
 pub use tables::{
     ANTHROPIC, CHAT, COHERE, CONVERSE, EMBEDDINGS, GEMINI, IMAGES, INVOCATION, LLAMA, OLLAMA, RESPONSES,
     TRANSCRIPTION,
@@ -13,8 +15,9 @@ use purser_protocol::Usage;
 
 use crate::json_scan::{self, Found};
 
-/// More tokens than any one call can use; a larger number is nonsense and counts as unknown.
-const MAX_TOKENS: u64 = 1 << 40;
+/// More tokens of a class than any one call can use, ten times the largest context there is; a larger
+/// number is nonsense and counts as unknown.
+const MAX_TOKENS: u64 = 100_000_000;
 
 /// Where a count stands in a usage object.
 #[derive(Debug, Clone, Copy)]
@@ -55,9 +58,12 @@ pub enum Slot {
     AudioOut,
     /// Images in the output.
     ImageOut,
+    /// Input, reasoning and output together, where they stand beside each other: tells the output when
+    /// nothing else does.
+    Total,
 }
 
-const SLOTS: usize = 12;
+const SLOTS: usize = 13;
 
 /// How a provider tells its usage.
 #[derive(Debug)]
@@ -82,16 +88,31 @@ pub struct Table {
 
 /// Counts as told so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts([Option<u64>; SLOTS]);
+pub struct Counts {
+    told: [Option<u64>; SLOTS],
+    tells_output: bool,
+}
 
 impl Counts {
+    /// Whether the last usage object itself told a count of the output.
+    #[must_use]
+    pub const fn tells_output(&self) -> bool {
+        self.tells_output
+    }
+
     fn get(&self, slot: Slot) -> Option<u64> {
-        self.0.get(slot as usize).copied().flatten()
+        self.told.get(slot as usize).copied().flatten()
     }
 
     fn set(&mut self, slot: Slot, count: u64) {
-        if let Some(place) = self.0.get_mut(slot as usize) {
+        if let Some(place) = self.told.get_mut(slot as usize) {
             *place = Some(count);
+        }
+    }
+
+    fn forget(&mut self, slot: Slot) {
+        if let Some(place) = self.told.get_mut(slot as usize) {
+            *place = None;
         }
     }
 
@@ -105,16 +126,34 @@ impl Counts {
 pub fn read(raw: &str, table: &Table, counts: &mut Counts) -> Option<Usage> {
     let mut told = if table.merges { *counts } else { Counts::default() };
     let scan = Scan::of(raw, table.fields.iter().map(|(place, _)| *place));
+    told.tells_output = false;
+    told.forget(Slot::Total);
     for (place, slot) in table.fields {
         if let Some(count) = scan.count(*place, table.decimals) {
             told.set(*slot, count);
+            told.tells_output |= *slot == Slot::Output;
         }
+    }
+    if !told.tells_output
+        && let Some(output) = rest_of_total(&told)
+    {
+        told.set(Slot::Output, output);
+        told.tells_output = true;
     }
     *counts = told;
     if table.needed.iter().any(|slot| told.get(*slot).is_none()) {
         return None;
     }
     Some(resolve(&told, table))
+}
+
+/// The output, when only a total tells of it. A total without any output tells nothing: the answer may
+/// not have been counted yet.
+fn rest_of_total(told: &Counts) -> Option<u64> {
+    let (input, thought) = (told.get(Slot::Input)?, told.or_zero(Slot::Reasoning));
+    let rest = minus(told.get(Slot::Total)?, &[&[input, told.or_zero(Slot::ToolInput)]])?;
+    let output = rest.checked_sub(thought)?;
+    (rest > 0).then_some(output)
 }
 
 /// Hands over the units that a usage object tells.

@@ -39,7 +39,7 @@ pub fn check(data: &[u8]) {
     route.model = has(2).then(|| "model-of-path".to_owned());
     let kind = BodyKind { is_signed: has(3), boundary: has(4).then(|| BOUNDARY.to_owned()) };
     let wanted = Rewrite {
-        model: has(5).then(|| "cheaper \"one\"\u{e9}\n".to_owned()),
+        model: has(5).then(|| "cheaper \"one\"\u{e9}\\".to_owned()),
         max_output_tokens: has(6).then(|| u64::from(input.byte()) * 1_000),
     };
     let body = input.rest();

@@ -51,9 +51,10 @@ type Members<'t> = BTreeMap<String, &'t RawValue>;
 /// Takes an event, as it must come out, off the front of the output.
 fn expect<'o>(event: &Event<'_>, out: &'o [u8]) -> &'o [u8] {
     let kept = out.strip_prefix(event.raw);
-    let members: Option<Members<'_>> = match event.data.as_slice() {
+    let joined = event.data.join(&b'\n');
+    let members: Option<Members<'_>> = match chunk::read(&joined) {
         // A member given twice is read by no one the same way: such an event stays.
-        [data] if matches!(chunk::read(data), Payload::Chunk(_)) => serde_json::from_slice(data).ok(),
+        Payload::Chunk(_) => serde_json::from_slice(&joined).ok(),
         _ => None,
     };
     let Some(mut members) = members else {
@@ -63,7 +64,8 @@ fn expect<'o>(event: &Event<'_>, out: &'o [u8]) -> &'o [u8] {
         |raw: &&RawValue| serde_json::from_str::<Vec<&RawValue>>(raw.get()).is_ok_and(|all| all.is_empty());
     match members.get("usage").map(|usage| usage.get()) {
         Some(usage) if usage.starts_with('{') && members.get("choices").is_some_and(is_empty) => out,
-        Some("null") => {
+        // Of an event of several lines no part is taken out.
+        Some("null") if event.data.len() == 1 => {
             let has_plain_key = event.raw.windows(7).any(|window| window == b"\"usage\"");
             if let Some(rest) = kept {
                 assert!(!has_plain_key || is_nested(event), "\"usage\":null stays: {event:?}");
@@ -72,7 +74,7 @@ fn expect<'o>(event: &Event<'_>, out: &'o [u8]) -> &'o [u8] {
             members.remove("usage");
             shortened(event, &members, out)
         }
-        _ => kept.expect("an event with usage of its own, or without any, stays"),
+        _ => kept.expect("an event with usage of its own, without any, or of several lines stays"),
     }
 }
 

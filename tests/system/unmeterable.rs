@@ -146,9 +146,7 @@ async fn a_line_without_an_end_passes_and_is_charged() {
     // Beyond what is read of an event; no line end in any of it.
     let endless = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{}", "x".repeat(6 << 20));
     let entry = answered(&endless, true).await;
-    assert_eq!(entry.usage_quality, "at_least", "{entry:?}");
-    // Four bytes a token, as long as the request's own cap of 16 allows.
-    assert!(entry.output_tokens >= 1 << 20, "{entry:?}");
+    assert_eq!(entry.usage_quality, "none", "{entry:?}");
     assert!(entry.cost_nanousd >= entry.held_nanousd, "{entry:?}");
 }
 

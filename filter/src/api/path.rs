@@ -17,6 +17,17 @@ pub fn plain_segments(path: &[u8]) -> Vec<String> {
     segments
 }
 
+/// Whether every server reads a path in the same segments: none is a dot segment, and none has an encoded
+/// slash but in an ARN.
+pub fn is_literal(path: &[u8]) -> bool {
+    let plain = path.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let mut segments = plain.split(|byte| *byte == b'/').map(percent_decode);
+    segments.all(|segment| {
+        let is_split = segment.contains(&b'/') && !segment.starts_with(b"arn:");
+        !is_split && !segment.contains(&b'#') && segment != b"." && segment != b".."
+    })
+}
+
 /// Bytes with their percent escapes resolved; what only looks like one stays.
 pub fn percent_decode(path: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(path.len());

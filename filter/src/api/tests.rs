@@ -40,12 +40,35 @@ fn a_spelling_is_no_way_around_the_budget() {
         ("POST", "/v1/chat/completions%", &other),
         ("POST", "/v1/chat/completions%zz", &other),
         ("POST", "/v1/chat/%ff", &other),
+        // What only ends like a free call, or does so for one reader and not for another.
+        ("POST", "/v1/chat/completions/files", &other),
+        ("POST", "/v1/chat/completions%3F/files", &other),
+        ("POST", "/v1/chat/completions%23/files", &other),
+        ("POST", "/v1/chat/completions;/files", &other),
+        ("POST", "/v1/chat/completions/..;/files", &other),
+        ("POST", "/v1/chat/completions%3b/../files", &other),
+        ("POST", "/v1/chat/completions%00/files", &other),
+        ("POST", "/v1/chat/completions%0d%0a", &other),
+        ("POST", "/v1/chat/completions%5c..%5cfiles", &other),
+        ("POST", "/v1/chat/completions/../../files", &other),
+        ("POST", "/v1/chat%2Fcompletions%2F..%2F..%2Ffiles", &other),
+        ("POST", "/v1/files#/../chat/completions", &other),
+        ("POST", "/v1/responses/tokenize", &other),
+        ("POST", "/chat/v1/files", &other),
+        ("POST", "/x/y/v1/files", &other),
+        ("POST", "/x%2Fy/v1/files", &other),
+        ("POST", "/responses/batches/b/cancel", &other),
+        ("POST", "/v1/responses/a%252F..%252Fb/cancel", &other),
+        ("POST", "/v1/chat/completions/models/m:countTokens", &other),
+        ("POST", "/model/m/converse/count-tokens", &other),
     ] {
         let got = of(&[(":method", method), (":path", path)], Dialect::Openai);
         assert_eq!(got, *expected, "{method} {path}");
     }
-    let overridden = [(":method", "GET"), (":path", "/v1/x"), ("x-http-method-override", "POST")];
-    assert_eq!(of(&overridden, Dialect::Openai), other);
+    for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
+        let overridden = [(":method", "GET"), (":path", "/v1/x"), (name, "POST")];
+        assert_eq!(of(&overridden, Dialect::Openai), other, "{name}");
+    }
     let upgrade = [(":method", "GET"), (":path", "/v1/realtime"), ("upgrade", "websocket")];
     assert_eq!(of(&upgrade, Dialect::Openai), Recognised::Upgrade);
     let offer = [(":method", "POST"), (":path", "/v1/chat/completions"), ("upgrade", "h2c")];
@@ -102,21 +125,34 @@ fn each_path_has_its_api() {
 
 #[test]
 fn what_costs_nothing_passes() {
-    for path in [
-        "/v1/messages/count_tokens",
-        "/v1/responses/input_tokens",
-        "/v1/responses/resp_1/cancel",
-        "/v1/batches/b/cancel",
-        "/v1/files",
-        "/v1/uploads/u/parts",
-        "/v1/moderations",
-        "/v1beta/models/g:countTokens",
-        "/v1/projects/p/locations/r/publishers/anthropic/models/count-tokens:rawPredict",
-        "/model/m/count-tokens",
-        "/api/show",
-        "/tokenize",
+    let vertex = "/v1/projects/p/locations/r/publishers";
+    for (path, dialect) in [
+        ("/v1/messages/count_tokens?beta=true", Dialect::Anthropic),
+        ("/v1/messages/batches/msgbatch_1/cancel", Dialect::Anthropic),
+        ("/v1/responses/input_tokens", Dialect::Openai),
+        ("/v1/responses/resp_1/cancel", Dialect::Openai),
+        ("/v1/batches/b/cancel", Dialect::Openai),
+        ("/v1/files", Dialect::Openai),
+        ("/openai/files?api-version=2024-10-21", Dialect::Openai),
+        ("/openai/v1/files/", Dialect::Openai),
+        ("/v1/uploads/u/parts", Dialect::Openai),
+        ("/v1/moderations", Dialect::Mistral),
+        ("/v1beta/models/g:countTokens", Dialect::Gemini),
+        ("/v1beta/models/g-2.5%3AcountTokens", Dialect::Gemini),
+        (&format!("{vertex}/google/models/g:countTokens"), Dialect::Gemini),
+        (&format!("{vertex}/anthropic/models/count-tokens:rawPredict"), Dialect::Gemini),
+        ("/v1/projects/p/locations/r/endpoints/7:computeTokens", Dialect::Gemini),
+        ("/model/m/count-tokens", Dialect::Bedrock),
+        ("/model/arn%3Aaws%3Ab%2Fm/count-tokens", Dialect::Bedrock),
+        ("/api/show", Dialect::Ollama),
+        ("/v1/tokenize", Dialect::Cohere),
+        ("/tokenize", Dialect::Compatible),
+        // Behind a gateway's prefix.
+        ("/gemini/v1beta/models/g:countTokens", Dialect::Gemini),
+        ("/mistral/v1/files", Dialect::Mistral),
+        ("/bedrock/model/m/count-tokens", Dialect::Bedrock),
     ] {
-        assert_eq!(posted(path), Recognised::Free, "{path}");
+        assert_eq!(of(&[(":method", "POST"), (":path", path)], dialect), Recognised::Free, "{path}");
     }
 }
 
@@ -155,6 +191,14 @@ fn usage_is_not_asked_of_those_who_refuse_to_be() {
         ("/openai/deployments/d/chat/completions?api-version=2024-02-01", Dialect::Openai, true),
         ("/openai/deployments/d/chat/completions?x=1&api-version=2024-10-21", Dialect::Openai, false),
         ("/openai/deployments/d/chat/completions?api-version=preview", Dialect::Openai, false),
+        // Not Azure's path, or not its server: the query is the app's own.
+        ("/v1/chat/completions?api-version=2024-02-01", Dialect::Openai, false),
+        ("/openai/deployments/d/chat/completions?api-version=2024-02-01", Dialect::Compatible, false),
+        (
+            "/openai/deployments/d/chat/completions?api-version=2024-02-01&api-version=2024-10-21",
+            Dialect::Openai,
+            false,
+        ),
     ] {
         let Recognised::Metered(route) = of(&[(":method", "POST"), (":path", path)], dialect) else {
             panic!("{path}")

@@ -19,6 +19,8 @@ pub fn event(text: &str, reading: &mut Reading) -> Read {
         "message_start" => {
             if let Some(message) = message {
                 members(message.raw, reading)?;
+                // Its output is only a beginning; what it comes to follows at the end.
+                reading.output_is_open = true;
             }
         }
         "content_block_start" => reading.add_text(block.as_ref()),
@@ -65,6 +67,15 @@ fn members<'a>(raw: &'a str, reading: &mut Reading) -> Result<Option<Found<'a>>,
 
 fn add_usage(raw: &str, reading: &mut Reading) {
     reading.add_usage(raw, &usage::ANTHROPIC);
+    if let Ok([Some(list)]) = json_scan::object(raw, &["iterations"])
+        && !list.is_null()
+        && let Some(told) = reading.usage
+    {
+        match usage::with_iterations(list.raw, told) {
+            Some(whole) => reading.usage = Some(whole),
+            None => (reading.output_was_told, reading.output_is_open) = (false, true),
+        }
+    }
     let Ok(told) = json_scan::object(raw, &["service_tier", "speed", "inference_geo"]) else { return };
     reading.add_tier(told.first().and_then(Option::as_ref));
     // Speed and place have prices of their own, whatever the tier.

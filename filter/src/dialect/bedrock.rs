@@ -76,6 +76,10 @@ pub fn invoke_event(text: &str, reading: &mut Reading) -> Read {
         // The vendor's own usage, where there is one, tells more classes apart.
         if reading.usage.is_none() {
             reading.add_usage(metrics.raw, &usage::INVOCATION);
+        } else if reading.output_is_open
+            && let Ok([Some(output)]) = json_scan::object(metrics.raw, &["outputTokenCount"])
+        {
+            reading.add_usage(&format!("{{\"output_tokens\":{}}}", output.raw), &usage::ANTHROPIC);
         }
         reading.finish_usage();
         reading.is_done = true;

@@ -24,6 +24,10 @@ pub fn event(payload: &Payload<'_>, dialect: Dialect, reading: &mut Reading) -> 
     if let Some(bytes) = chunk.output_bytes() {
         reading.add_text_bytes(bytes);
     }
+    // OpenAI's search models search at most once a call, and tell it by nothing else.
+    if dialect == Dialect::Openai && chunk.cites_a_url() {
+        reading.set_units("web_search_requests", 1);
+    }
     let Some(raw) = chunk.usage_object() else {
         return Ok(());
     };

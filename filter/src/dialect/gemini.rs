@@ -10,7 +10,7 @@ pub fn part(text: &str, reading: &mut Reading) -> Read {
     let keys = ["candidates", "usageMetadata", "modelVersion", "responseId", "promptFeedback", "error"];
     let [candidates, usage, model, id, feedback, error] =
         json_scan::object(text, &keys).map_err(|_| NotReadable)?;
-    reading.saw_error |= error.is_some();
+    reading.saw_error |= error.is_some_and(|error| !error.is_null());
     reading.add_names(model.as_ref(), id.as_ref());
     let mut ends = feedback.is_some_and(|feedback| is_given(feedback.raw, "blockReason"));
     for candidate in candidates.and_then(|found| json_scan::elements(found.raw)).unwrap_or_default() {

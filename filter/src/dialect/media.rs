@@ -1,7 +1,5 @@
 //! Answers that are not text: vectors, images, sound; and batches, which tell nothing yet.
 
-use purser_protocol::Usage;
-
 use super::{NotReadable, Read};
 use crate::json_scan;
 use crate::meter::Reading;
@@ -32,9 +30,8 @@ pub fn embeddings(text: &str, reading: &mut Reading) -> Read {
 #[inline(never)]
 pub fn add_billed(meta: &str, reading: &mut Reading) {
     reading.add_usage(meta, &usage::COHERE);
-    // Billed by the piece: no tokens are told, and none are owed.
     if reading.has_units("search_units") || reading.has_units("input_images") {
-        reading.usage = Some(reading.usage.unwrap_or_default());
+        reading.owe_no_tokens();
     }
 }
 
@@ -54,8 +51,8 @@ pub fn images(text: &str, is_whole: bool, reading: &mut Reading) -> Read {
         reading.add_usage(usage.raw, &usage::IMAGES);
         reading.finish_usage();
     } else if is_whole && reading.has_units("images") {
-        // Billed by the image: no tokens are told, and none are owed.
-        reading.usage = Some(Usage::default());
+        // Billed by the image.
+        reading.owe_no_tokens();
     }
     Ok(())
 }
@@ -67,9 +64,9 @@ pub fn audio(text: &str, reading: &mut Reading) -> Read {
     reading.saw_error |= kind == "error";
     if let Some(usage) = usage {
         reading.add_usage(usage.raw, &usage::TRANSCRIPTION);
-        // Billed by the second: no tokens are told, and none are owed.
+        // Billed by the second.
         if reading.has_units("audio_seconds") {
-            reading.usage = Some(reading.usage.unwrap_or_default());
+            reading.owe_no_tokens();
         }
     }
     if kind.ends_with(".done") {

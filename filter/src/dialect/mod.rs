@@ -110,6 +110,8 @@ impl Reader {
     pub fn body(self, body: &[u8], reading: &mut Reading) -> Option<u64> {
         let text = std::str::from_utf8(body).ok()?;
         self.object(None, text, true, reading).ok()?;
+        // In a whole answer it doesn't matter what stands first.
+        reading.output_is_open &= !reading.output_was_told;
         reading.usage_is_final = true;
         reading.is_done = true;
         reading.saw_text.then_some(reading.output_bytes)

@@ -10,7 +10,7 @@ pub fn part(text: &str, reading: &mut Reading) -> Read {
     let keys = ["model", "message", "response", "thinking", "done", "error"];
     let [model, message, response, thinking, done, error] =
         json_scan::object(text, &keys).map_err(|_| NotReadable)?;
-    reading.saw_error |= error.is_some();
+    reading.saw_error |= error.is_some_and(|error| !error.is_null());
     reading.add_names(model.as_ref(), None);
     for text in [message, response, thinking] {
         reading.add_text(text.as_ref());

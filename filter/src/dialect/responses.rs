@@ -35,6 +35,7 @@ pub fn event(text: &str, reading: &mut Reading) -> Read {
             if let Some(response) = response {
                 members(response.raw, ends, reading)?;
             }
+            reading.saw_error |= kind == "response.failed";
             if ends {
                 reading.is_done = true;
                 reading.finish_usage();
@@ -60,6 +61,8 @@ fn members(raw: &str, is_whole: bool, reading: &mut Reading) -> Read {
     reading.add_tier(tier.as_ref());
     if let Some(usage) = usage {
         reading.add_usage(usage.raw, &usage::RESPONSES);
+        // Only the last word tells what the output came to.
+        reading.output_is_open |= !is_whole && reading.usage.is_some();
     }
     let items = output.and_then(|output| json_scan::elements(output.raw)).unwrap_or_default();
     if is_whole && !items.is_empty() {

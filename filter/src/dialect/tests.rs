@@ -63,6 +63,43 @@ fn the_last_usage_of_a_chat_counts() {
 }
 
 #[test]
+fn metrics_tell_the_output_that_the_vendor_s_usage_left_out() {
+    let start = r#"{"type":"message_start","message":{"usage":{"input_tokens":5,"cache_read_input_tokens":2,"output_tokens":1}}}"#;
+    let text = r#"{"type":"content_block_delta","delta":{"text":"twelve bytes"}}"#;
+    for (metrics, output_tokens, is_open) in [
+        (r#"{"inputTokenCount":5,"outputTokenCount":30}"#, 30, false),
+        (r#"{"inputTokenCount":5,"outputTokenCount":-1}"#, 1, true),
+        (r#"{"inputTokenCount":5}"#, 1, true),
+    ] {
+        let stop = format!(r#"{{"type":"message_stop","amazon-bedrock-invocationMetrics":{metrics}}}"#);
+        let mut reading = Reading::default();
+        for event in [start, text, &stop] {
+            let event = format!(r#"{{"bytes":"{}"}}"#, encoded(event.as_bytes()));
+            reader(Api::BedrockInvoke).event(None, event.as_bytes(), &mut reading).unwrap();
+        }
+        let usage = reading.usage.unwrap();
+        assert_eq!((usage.input_tokens, usage.cached_input_tokens), (5, 2), "{metrics}");
+        assert_eq!((usage.output_tokens, reading.output_is_open), (output_tokens, is_open), "{metrics}");
+        assert!(reading.is_done);
+    }
+}
+
+/// Base64, as Bedrock wraps a vendor's event.
+fn encoded(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let bits =
+            three.iter().chain(&[0, 0]).take(3).fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte));
+        for place in 0..4 {
+            let digit = DIGITS[bits >> (18 - 6 * place) & 63];
+            text.push(if place > three.len() { '=' } else { char::from(digit) });
+        }
+    }
+    text
+}
+
+#[test]
 fn only_openrouter_s_cost_is_money() {
     let data = br#"{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":6,"cost":0.00014}}"#;
     for (dialect, cost) in [(Dialect::Openrouter, Some(140_000)), (Dialect::Compatible, None)] {

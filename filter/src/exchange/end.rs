@@ -96,12 +96,16 @@ fn settlement(sent: Sent, end: End) -> (Settlement, bool) {
     let request = &sent.pending.request;
     let usage_never_comes = request.is_deferred && is_success && reading.usage.is_none();
     let (usage, usage_quality) = match reading.usage {
-        Some(usage) if reading.usage_is_final || ending == Ending::Complete => (usage, UsageQuality::Exact),
-        Some(usage) => (at_least(usage, &reading), UsageQuality::AtLeast),
+        Some(usage) if (reading.usage_is_final || ending == Ending::Complete) && !reading.output_is_open => {
+            (usage, UsageQuality::Exact)
+        }
+        Some(usage) => (at_least(usage, &reading, sent.pending.size.text_bytes), UsageQuality::AtLeast),
         None if usage_never_comes => (Usage::default(), UsageQuality::None),
-        None => seen_usage(&reading, is_success, sent.pending.size.text_bytes),
+        None => seen_usage(&reading, ending, is_success, sent.pending.size.text_bytes),
     };
-    let was_read = usage_quality != UsageQuality::AtLeast || ending != Ending::Complete;
+    let is_unread = usage_quality == UsageQuality::AtLeast
+        || (usage_quality == UsageQuality::None && is_success && reading.is_opaque);
+    let was_read = !is_unread || ending != Ending::Complete;
     let mut units = BTreeMap::new();
     for (name, count) in reading.units {
         units.insert(name.to_owned(), count);
@@ -138,10 +142,12 @@ fn settlement(sent: Sent, end: End) -> (Settlement, bool) {
 
 fn ending(reading: &Reading, is_stream: bool, saw_end: bool, end: End) -> Ending {
     // A stream that ends without saying so and without its last usage was cut by the upstream. One of
-    // which nothing can be read can't say so.
-    let is_foreign = reading.saw_unread && !reading.saw_readable;
+    // which nothing can be read can't say so, nor one whose last part may have been too long to be read.
+    let is_foreign = reading.is_opaque || (reading.saw_unread && !reading.saw_readable);
     let ended_well = saw_end && (!is_stream || is_foreign || (reading.usage_is_final && !reading.saw_error));
-    if reading.is_done || ended_well {
+    // Some streams tell of an error and then end as always.
+    let is_done = reading.is_done && (!is_stream || reading.usage_is_final || !reading.saw_error);
+    if is_done || ended_well {
         Ending::Complete
     } else if end.response_flags & flags::CLIENT_GONE != 0 {
         Ending::ClientGone
@@ -150,17 +156,24 @@ fn ending(reading: &Reading, is_stream: bool, saw_end: bool, end: End) -> Ending
     }
 }
 
-/// A usage that was told along the way, and then the answer broke off: what was seen of its output counts
-/// where it is more.
-fn at_least(usage: Usage, reading: &Reading) -> Usage {
+/// A usage that was told along the way, and then the answer broke off or didn't tell it again: what was
+/// seen of its output counts where it is more. One without any input was told too early.
+fn at_least(usage: Usage, reading: &Reading, text_bytes: u64) -> Usage {
     let seen = reading.output_tokens_seen.unwrap_or(0).saturating_sub(usage.reasoning_tokens);
-    Usage { output_tokens: usage.output_tokens.max(seen), ..usage }
+    let of_input = [usage.cached_input_tokens, usage.cache_write_5m_tokens, usage.cache_write_1h_tokens];
+    let tells_input = usage.input_tokens > 0 || of_input.iter().any(|count| *count > 0);
+    let input_tokens = if tells_input { usage.input_tokens } else { text_bytes.div_ceil(BYTES_PER_TOKEN) };
+    Usage { input_tokens, output_tokens: usage.output_tokens.max(seen), ..usage }
 }
 
 /// The usage of an answer that didn't tell it. One that had begun used its input and what was seen of
-/// its output; both are counted from their bytes. An error is no output.
-fn seen_usage(reading: &Reading, is_success: bool, text_bytes: u64) -> (Usage, UsageQuality) {
+/// its output; both are counted from their bytes. An error is no output, and one that came before any
+/// costs nothing. Where bytes say nothing, the hold has to do.
+fn seen_usage(reading: &Reading, ending: Ending, is_success: bool, text_bytes: u64) -> (Usage, UsageQuality) {
+    let is_opaque = reading.is_opaque && (reading.output_bytes == 0 || ending != Ending::Complete);
     match reading.output_tokens_seen {
+        Some(_) if is_success && reading.is_only_an_error() => (Usage::default(), UsageQuality::Exact),
+        Some(_) if is_opaque => (Usage::default(), UsageQuality::None),
         Some(output_tokens) if is_success => {
             let input_tokens = text_bytes.div_ceil(BYTES_PER_TOKEN);
             (Usage { input_tokens, output_tokens, ..Usage::default() }, UsageQuality::AtLeast)

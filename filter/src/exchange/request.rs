@@ -90,7 +90,7 @@ impl Exchange {
             return self.too_large();
         }
         let boundary = headers.get("content-type").and_then(multipart::boundary);
-        let is_signed = signature::is_signed(headers);
+        let is_signed = signature::is_signed(headers, &route);
         let path = headers.get(":path").and_then(|path| String::from_utf8(path.to_vec()).ok());
         self.state = State::Reading(Box::new(Reading {
             caller: identified.caller,
@@ -100,7 +100,7 @@ impl Exchange {
                 .map(|path| ModelPath { path, route: route.clone() }),
             route,
             kind: BodyKind { is_signed, boundary },
-            may_set_encoding: !signature::covers(headers, "accept-encoding"),
+            may_set_encoding: !(is_signed && signature::covers(headers, "accept-encoding")),
             arrival,
             announces_length: length.is_some(),
             saw_body: false,

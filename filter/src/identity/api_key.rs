@@ -16,19 +16,26 @@ const HEADERS: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
 pub fn fingerprint(headers: &Headers) -> Result<Option<String>, IdentityError> {
     let bearer = headers.all("authorization").filter_map(|value| {
         let (scheme, key) = value.trim_ascii_start().split_at_checked(7)?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.to_vec())
+        let (word, blank) = scheme.split_at_checked(6)?;
+        (word.eq_ignore_ascii_case(b"bearer") && blank.trim_ascii().is_empty()).then(|| key.to_vec())
     });
     let plain =
         HEADERS.into_iter().flat_map(|name| headers.all(name).map(<[u8]>::to_vec).collect::<Vec<_>>());
     let path = headers.get(":path").unwrap_or_default();
     let query = path.splitn(2, |byte| *byte == b'?').nth(1).unwrap_or_default();
-    let in_query = query.split(|byte| *byte == b'&').filter_map(|pair| pair.strip_prefix(b"key="));
-    let keys = bearer.chain(plain).chain(in_query.map(percent_decode));
+    let in_query = query.split(|byte| *byte == b'&').filter_map(|pair| {
+        let mut halves = pair.splitn(2, |byte| *byte == b'=');
+        let (name, value) = (halves.next()?, halves.next()?);
+        (percent_decode(name) == b"key").then(|| percent_decode(value))
+    });
+    let keys = bearer.chain(plain).chain(in_query);
     let mut found: Option<Vec<u8>> = None;
     for key in keys {
         let key = key.trim_ascii();
         match &found {
             _ if key.is_empty() => {}
+            // A header that was given twice may come joined; no provider's key has a comma.
+            _ if key.contains(&b',') => return Err(IdentityError::Repeated("API key".to_owned())),
             None => found = Some(key.to_vec()),
             Some(first) if first == key => {}
             Some(_) => return Err(IdentityError::Repeated("API key".to_owned())),
@@ -61,6 +68,8 @@ mod tests {
         for pairs in [
             [("authorization", "Bearer abc")],
             [("authorization", "bearer  abc ")],
+            [("authorization", "Bearer\tabc")],
+            [(":path", "/m?%6bey=abc")],
             [("x-api-key", "abc")],
             [("api-key", "abc")],
             [("x-goog-api-key", "abc")],
@@ -84,6 +93,7 @@ mod tests {
         ] {
             assert_eq!(of(&pairs), Ok(None), "{pairs:?}");
         }
+        assert!(of(&[("authorization", "Bearer abc, Bearer abd")]).is_err());
         for other in
             [("authorization", "Bearer abd"), (":path", "/?key=abd"), ("api-key", "abd"), ("x-api-key", "b")]
         {

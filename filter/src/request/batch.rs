@@ -23,16 +23,16 @@ pub fn anthropic(members: &Members<'_>, body_bytes: usize) -> Result<CallRequest
     let mut model: Option<String> = None;
     let mut cap = Some(0_u64);
     for item in &list {
-        let params = json_scan::object(item.get(), &["params"]).ok().and_then(|[params]| params);
+        let item = members.within(item.get(), &["params"]).ok();
+        let params = item.as_ref().and_then(|item| item.given("params"));
         let params = params.ok_or(wrong("a list of objects with params"))?;
-        let [name, max_tokens] =
-            json_scan::object(params.raw, &["model", "max_tokens"]).map_err(Unreadable::Scan)?;
-        let name = check_model(name.and_then(|found| json_scan::string(found.raw)))?;
+        let params = members.within(params.raw, &["model", "max_tokens"]).map_err(Unreadable::Scan)?;
+        let name = check_model(params.given("model").and_then(|found| json_scan::string(found.raw)))?;
         if model.as_ref().is_some_and(|first| *first != name) {
             return Err(wrong("one model for all of a batch"));
         }
         model = Some(name);
-        let own: Option<u64> = max_tokens.and_then(|found| found.raw.parse().ok());
+        let own: Option<u64> = params.given("max_tokens").and_then(|found| found.raw.parse().ok());
         cap = cap.zip(own).map(|(largest, own)| largest.max(own));
     }
     let size = Size {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::shape::Shape;
 use super::{Members, Unreadable};
-use crate::json_scan::{self, Found, ScanError};
+use crate::json_scan::{Found, ScanError};
 use crate::splice::Edit;
 
 /// Where an output cap goes.
@@ -69,7 +69,7 @@ pub fn read(
     for holder_key in holders {
         let Some(holder) = members.value(holder_key) else { continue };
         first_holder = first_holder.or(Some(holder));
-        let read = |keys| holder_members(holder_key, holder, keys);
+        let read = |keys| holder_members(members, holder_key, holder, keys);
         for (key, found) in inner_keys.iter().zip(read(inner_keys)?) {
             caps.cap(key, found.as_ref(), holder.span.start, &mut places)?;
         }
@@ -88,16 +88,16 @@ pub fn read(
 }
 
 fn holder_members<'a>(
+    members: &Members<'a>,
     name: &'static str,
     holder: &Found<'a>,
     keys: &'static [&'static str],
 ) -> Result<Vec<Option<Found<'a>>>, Unreadable> {
-    let mut found = vec![None; keys.len()];
-    json_scan::members(holder.raw, keys, &mut found).map_err(|error| match error {
-        ScanError::Duplicate(_) => Unreadable::Scan(error),
+    let within = members.within(holder.raw, keys).map_err(|error| match error {
+        ScanError::Duplicate(_) | ScanError::OtherCase(_) => Unreadable::Scan(error),
         _ => Unreadable::Member { name, expected: "an object" },
     })?;
-    Ok(found)
+    Ok(within.found)
 }
 
 /// Where a cap goes that isn't there yet.

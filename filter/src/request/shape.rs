@@ -39,6 +39,9 @@ pub struct Shape {
 
 const NONE: &[&str] = &[];
 
+/// Members of routers: other models to fall back to, and settings that are kept there.
+const ELSEWHERE: &[&str] = &["models", "fallbacks", "preset"];
+
 const PLAIN: Shape = Shape {
     keys: &["model", "stream"],
     content: NONE,
@@ -64,8 +67,12 @@ const CHAT: Shape = Shape {
         "web_search_options",
         "plugins",
         "service_tier",
+        "models",
+        "fallbacks",
+        "preset",
     ],
     content: &["messages"],
+    context: ELSEWHERE,
     caps: &["max_completion_tokens", "max_tokens"],
     choices: &["n"],
     own_cap: "max_completion_tokens",
@@ -83,28 +90,60 @@ const RESPONSES: Shape = Shape {
         "prompt",
         "background",
         "tools",
+        "plugins",
         "service_tier",
+        "context_management",
+        "models",
+        "fallbacks",
+        "preset",
     ],
     content: &["input"],
     caps: &["max_output_tokens"],
-    context: &["previous_response_id", "conversation", "prompt"],
+    context: &["previous_response_id", "conversation", "prompt", "models", "fallbacks", "preset"],
     own_cap: "max_output_tokens",
     ..PLAIN
 };
 
 const COMPLETIONS: Shape = Shape {
-    keys: &["model", "stream", "stream_options", "max_tokens", "n", "best_of", "prompt", "service_tier"],
+    keys: &[
+        "model",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "n",
+        "best_of",
+        "prompt",
+        "service_tier",
+        "models",
+        "fallbacks",
+        "preset",
+    ],
     caps: &["max_tokens"],
+    context: ELSEWHERE,
     choices: &["n", "best_of"],
     own_cap: "max_tokens",
     ..PLAIN
 };
 
 const MESSAGES: Shape = Shape {
-    keys: &["model", "stream", "max_tokens", "messages", "container", "tools", "mcp_servers", "service_tier"],
+    keys: &[
+        "model",
+        "stream",
+        "max_tokens",
+        "messages",
+        "container",
+        "context_management",
+        "tools",
+        "mcp_servers",
+        "plugins",
+        "service_tier",
+        "models",
+        "fallbacks",
+        "preset",
+    ],
     content: &["messages"],
     caps: &["max_tokens"],
-    context: &["container"],
+    context: &["container", "models", "fallbacks", "preset"],
     own_cap: "max_tokens",
     ..PLAIN
 };

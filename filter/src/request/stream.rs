@@ -5,7 +5,7 @@ use purser_protocol::Api;
 use super::shape::{Shape, StreamFlag};
 use super::{Members, Unreadable, flag};
 use crate::api::Route;
-use crate::json_scan::{self, ScanError};
+use crate::json_scan::ScanError;
 use crate::splice::Edit;
 
 const USAGE_ON: &str = r#"{"include_usage":true}"#;
@@ -36,11 +36,12 @@ fn usage_switch(members: &Members<'_>) -> Result<Option<Edit>, Unreadable> {
     if options.is_null() {
         return Ok(Some(Edit::replace(options.span.clone(), USAGE_ON)));
     }
-    let [include] = json_scan::object(options.raw, &["include_usage"]).map_err(|error| match error {
-        ScanError::Duplicate(_) => Unreadable::Scan(error),
+    let within = members.within(options.raw, &["include_usage"]).map_err(|error| match error {
+        ScanError::Duplicate(_) | ScanError::OtherCase(_) => Unreadable::Scan(error),
         _ => Unreadable::Member { name: "stream_options", expected: "an object" },
     })?;
-    if flag("stream_options.include_usage", include.as_ref())? {
+    let include = within.given("include_usage");
+    if flag("stream_options.include_usage", include)? {
         return Ok(None);
     }
     let start = options.span.start;

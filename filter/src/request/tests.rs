@@ -114,6 +114,9 @@ fn says_what_is_wrong_and_where() {
         (r#"{"model":7}"#, "model: expected the name of a model, 1 to 256 bytes of text"),
         (r#"{"model":null}"#, "model: expected the name of a model, 1 to 256 bytes of text"),
         (r#"{"model":"a\u0000"}"#, "model: expected the name of a model, 1 to 256 bytes of text"),
+        (r#"{"model":"gpt-4o\n"}"#, "model: expected the name of a model, 1 to 256 bytes of text"),
+        (r#"{"model":"\u001b[2Jm"}"#, "model: expected the name of a model, 1 to 256 bytes of text"),
+        (r#"{"model":"m\u0085"}"#, "model: expected the name of a model, 1 to 256 bytes of text"),
         (long.as_str(), "model: expected the name of a model, 1 to 256 bytes of text"),
         (r#"{"model":"m","stream":"true"}"#, "stream: expected true or false"),
         (r#"{"model":"m","stream":1}"#, "stream: expected true or false"),
@@ -365,4 +368,33 @@ fn hostile_bodies_do_no_harm_to_any_reader() {
         assert_eq!(not_text, Err(Unreadable::Scan(ScanError::NotUtf8)), "{api:?}");
         assert_eq!(read(&route(api), &BodyKind::default(), b""), Err(Unreadable::Empty));
     }
+}
+
+#[test]
+fn a_key_in_other_letters_is_refused_where_servers_may_take_it() {
+    let ollama = Route::new(Api::Ollama, Dialect::Ollama);
+    let compatible = Route::new(Api::OpenaiChat, Dialect::Compatible);
+    for (route, body, key) in [
+        (&ollama, r#"{"model":"m","Model":"dear"}"#, "model"),
+        (&ollama, r#"{"Model":"m"}"#, "model"),
+        (&ollama, r#"{"model":"m","Options":{"num_predict":9}}"#, "options"),
+        (&ollama, r#"{"model":"m","options":{"Num_Predict":9}}"#, "num_predict"),
+        (&compatible, r#"{"model":"m","N":9}"#, "n"),
+        (&compatible, r#"{"model":"m","MAX_TOKENS":9}"#, "max_tokens"),
+        (
+            &compatible,
+            r#"{"model":"m","stream":true,"stream_options":{"Include_Usage":false}}"#,
+            "include_usage",
+        ),
+    ] {
+        let refused = read(route, &BodyKind::default(), body.as_bytes()).unwrap_err();
+        assert_eq!(refused, Unreadable::Scan(ScanError::OtherCase(key)), "{body}");
+        assert_eq!(refused.member(), Some(key));
+    }
+    let batches = Route::new(Api::AnthropicBatches, Dialect::Compatible);
+    let body = r#"{"requests":[{"params":{"model":"m","Model":"dear","max_tokens":1}}]}"#;
+    let refused = read(&batches, &BodyKind::default(), body.as_bytes()).unwrap_err();
+    assert_eq!(refused.member(), Some("model"));
+    // OpenAI itself refuses such keys.
+    assert!(read_text(r#"{"model":"m","N":9}"#).is_ok());
 }

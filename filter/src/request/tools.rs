@@ -16,6 +16,27 @@ pub fn run_at_provider(api: Api, members: &Members<'_>) -> bool {
     json_scan::elements(tools.raw).is_none_or(|list| list.iter().any(|tool| !is_apps_own(api, tool.get())))
 }
 
+/// Whether a request has its provider rewrite the context with tokens that no byte of it shows. What only
+/// clears old results of tools or old thinking makes it smaller.
+pub fn changes_context(members: &Members<'_>) -> bool {
+    let Some(found) = members.value("context_management") else { return false };
+    let Ok([Some(edits)]) = json_scan::object(found.raw, &["edits"]) else { return true };
+    let clears = |edit: &str| {
+        let kind = json_scan::object(edit, &["type"]).ok().and_then(|[kind]| kind);
+        let kind = kind.and_then(|kind| json_scan::string(kind.raw)).unwrap_or_default();
+        kind.starts_with("clear_tool_uses_") || kind.starts_with("clear_thinking_")
+    };
+    json_scan::elements(edits.raw).is_none_or(|edits| !edits.iter().all(|edit| clears(edit.get())))
+}
+
+/// Whether a model's name alone has the provider search, or brings in settings that are kept there.
+pub fn asked_by_name(model: &str) -> bool {
+    model.ends_with(":online")
+        || model.contains("@preset/")
+        || model.contains("-search-preview")
+        || model.contains("-search-api")
+}
+
 /// Types of tools that the app runs, whoever made them up.
 const OWN: [&[u8]; 9] = [
     b"function",
@@ -82,6 +103,33 @@ mod tests {
             (Api::AnthropicMessages, r#""tools":[{"type":"bash_20250124","name":"bash"}]"#, false),
             (Api::AnthropicMessages, r#""tools":[{"type":"web_search_20250305","max_uses":5}]"#, true),
             (Api::AnthropicMessages, r#""mcp_servers":[{"type":"url"}]"#, true),
+            (Api::AnthropicMessages, r#""container":"container_1""#, true),
+            (Api::AnthropicMessages, r#""container":null,"mcp_servers":null"#, false),
+            (
+                Api::AnthropicMessages,
+                r#""context_management":{"edits":[{"type":"clear_tool_uses_20250919"},
+                    {"type":"clear_thinking_20251015","keep":"all"}]}"#,
+                false,
+            ),
+            (
+                Api::AnthropicMessages,
+                r#""context_management":{"edits":[{"type":"clear_tool_uses_20250919"},
+                    {"type":"compact_20260112"}]}"#,
+                true,
+            ),
+            (Api::AnthropicMessages, r#""context_management":{"edits":7}"#, true),
+            (Api::AnthropicMessages, r#""context_management":{}"#, true),
+            (Api::AnthropicMessages, r#""context_management":null"#, false),
+            (Api::OpenaiResponses, r#""context_management":[{"type":"compaction"}]"#, true),
+            (Api::OpenaiResponses, r#""input":[{"type":"item_reference","id":"msg_123"}]"#, true),
+            (Api::OpenaiResponses, r#""input":[{"id":"msg_123"}]"#, true),
+            (Api::OpenaiResponses, r#""input":[{"role":"user","content":"hi"}]"#, false),
+            (Api::OpenaiResponses, r#""input":"hi","plugins":[{"id":"web"}]"#, true),
+            (Api::OpenaiChat, r#""models":["dear"]"#, true),
+            (Api::OpenaiChat, r#""fallbacks":["dear"]"#, true),
+            (Api::OpenaiCompletions, r#""models":["dear"]"#, true),
+            (Api::OpenaiResponses, r#""preset":"p""#, true),
+            (Api::AnthropicMessages, r#""models":["dear"]"#, true),
             (Api::BedrockInvoke, r#""tools":[{"type":"code_execution_20250825"}]"#, true),
             (Api::GeminiGenerate, r#""tools":[{"functionDeclarations":[{"name":"f"},{"name":"g"}]}]"#, false),
             (Api::GeminiGenerate, r#""tools":[{ "function_declarations" : [] }]"#, false),
@@ -93,6 +141,16 @@ mod tests {
             let body = format!("{{{more}}}");
             let request = read(&route, &BodyKind::default(), body.as_bytes()).unwrap();
             assert_eq!(request.size.server_context, at_provider, "{api:?} {more}");
+        }
+        for (model, at_provider) in [
+            ("openai/gpt-4o:online", true),
+            ("@preset/ours", true),
+            ("gpt-4o@preset/ours", true),
+            ("gpt-4o-mini-search-preview-2025-03-11", true),
+            ("gpt-5-search-api", true),
+            ("gpt-4o", false),
+        ] {
+            assert_eq!(asked_by_name(model), at_provider, "{model}");
         }
     }
 }

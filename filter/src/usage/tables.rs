@@ -108,6 +108,7 @@ pub const GEMINI: Table = Table {
         (Key("toolUsePromptTokenCount"), Slot::ToolInput),
         (Key("candidatesTokenCount"), Slot::Output),
         (Key("thoughtsTokenCount"), Slot::Reasoning),
+        (Key("totalTokenCount"), Slot::Total),
         (Labelled("promptTokensDetails", AUDIO, "tokenCount"), Slot::AudioIn),
         (Labelled("promptTokensDetails", IMAGE, "tokenCount"), Slot::ImageIn),
         (Labelled("candidatesTokensDetails", AUDIO, "tokenCount"), Slot::AudioOut),

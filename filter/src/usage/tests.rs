@@ -103,6 +103,28 @@ fn counts_that_come_in_pieces_keep_their_last_value() {
 }
 
 #[test]
+fn parts_of_a_call_add_up_where_they_come_to_more() {
+    let told = Usage { input_tokens: 10, cache_write_1h_tokens: 5, output_tokens: 20, ..Usage::default() };
+    let told = Usage { reasoning_tokens: 10, ..told };
+    for (list, expected) in [
+        ("[]", Some(told)),
+        (r#"[{"input_tokens":4,"output_tokens":30}]"#, Some(told)),
+        (
+            r#"[{"type":"compaction","input_tokens":30,"output_tokens":4,"cache_creation_input_tokens":7},
+                {"type":"message","input_tokens":10,"output_tokens":30}]"#,
+            Some(Usage { input_tokens: 40, cache_write_5m_tokens: 2, output_tokens: 24, ..told }),
+        ),
+        (r#"[{"input_tokens":100000000,"output_tokens":1},{"input_tokens":1,"output_tokens":1}]"#, None),
+        (r#"[{"input_tokens":-1,"output_tokens":1}]"#, None),
+        (r#"[{"input_tokens":1}]"#, None),
+        ("[7]", None),
+        ("{}", None),
+    ] {
+        assert_eq!(with_iterations(list, told), expected, "{list}");
+    }
+}
+
+#[test]
 fn nonsense_is_unknown() {
     for raw in [
         "null",
@@ -119,6 +141,8 @@ fn nonsense_is_unknown() {
         r#"{"prompt_tokens":18446744073709551616,"completion_tokens":1}"#,
         r#"{"prompt_tokens":18446744073709551615,"completion_tokens":1}"#,
         r#"{"prompt_tokens":1,"prompt_tokens":2,"completion_tokens":1}"#,
+        r#"{"prompt_tokens":100000001,"completion_tokens":1}"#,
+        r#"{"prompt_tokens":1,"completion_tokens":100000001}"#,
     ] {
         assert_eq!(one(raw, &CHAT), None, "{raw}");
     }

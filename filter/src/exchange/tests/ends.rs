@@ -47,6 +47,8 @@ fn what_was_never_sent_is_voided() {
 const TEXT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"eight by\"}}],\"usage\":null}\n\n";
 const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n";
 const RUNNING: &str = "data: {\"choices\":[{}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\n";
+const ZERO: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":0}}\n\n";
+const ERROR: &str = "data: {\"error\":{}}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
 
 #[test]
@@ -64,7 +66,15 @@ fn each_end_of_a_stream_is_told_with_what_is_known() {
         (vec![TEXT, DONE], true, 0, Complete, AtLeast, (7, 2)),
         (vec![TEXT, TEXT], false, gone, ClientGone, AtLeast, (7, 4)),
         (vec![TEXT], true, 0, UpstreamCut, AtLeast, (7, 2)),
-        (vec!["data: {\"error\":{}}\n\n"], true, 0, UpstreamCut, AtLeast, (7, 0)),
+        (vec![ERROR], true, 0, UpstreamCut, Exact, (0, 0)),
+        (vec![ERROR, DONE], true, 0, UpstreamCut, Exact, (0, 0)),
+        (vec![TEXT, ERROR, DONE], true, 0, UpstreamCut, AtLeast, (7, 2)),
+        (vec![ERROR, TEXT, DONE], true, 0, UpstreamCut, AtLeast, (7, 2)),
+        (vec![RUNNING, ERROR, DONE], true, 0, UpstreamCut, AtLeast, (3, 1)),
+        (vec![TEXT, USAGE, ERROR, DONE], true, 0, Complete, Exact, (3, 4)),
+        (vec![RUNNING, TEXT, DONE], true, 0, Complete, AtLeast, (3, 2)),
+        (vec![TEXT, ZERO, DONE], true, 0, Complete, Exact, (3, 0)),
+        (vec![TEXT, RUNNING, DONE], true, 0, Complete, Exact, (3, 1)),
         (vec![": ping\n\n"], false, 0, UpstreamCut, AtLeast, (7, 0)),
         (vec!["not an event"], true, 0, Complete, AtLeast, (7, 3)),
         (vec!["not an event"], false, gone, ClientGone, AtLeast, (7, 3)),
@@ -88,7 +98,8 @@ fn each_end_of_a_json_answer_is_told_with_what_is_known() {
         (vec![whole], true, 0, Ending::Complete, UsageQuality::Exact),
         (vec![whole], false, flags::CLIENT_GONE, Ending::Complete, UsageQuality::Exact),
         (vec!["{\"usage\""], false, 0, Ending::UpstreamCut, UsageQuality::AtLeast),
-        (vec!["{\"error\":{}}"], true, 0, Ending::Complete, UsageQuality::AtLeast),
+        (vec!["{\"error\":{}}"], true, 0, Ending::Complete, UsageQuality::Exact),
+        (vec!["{\"error\":null}"], true, 0, Ending::Complete, UsageQuality::AtLeast),
         (vec!["<html>"], true, 0, Ending::Complete, UsageQuality::AtLeast),
         (vec![""], true, 0, Ending::Complete, UsageQuality::None),
     ] {
@@ -130,6 +141,34 @@ fn a_plain_answer_costs_its_announced_length_however_early_the_client_leaves() {
     let settlement = settled(exchange.finish(end(flags::CLIENT_GONE)));
     assert_eq!(settlement.usage_quality, UsageQuality::AtLeast);
     assert_eq!((settlement.usage.input_tokens, settlement.usage.output_tokens), (7, 2000));
+}
+
+#[test]
+fn what_is_too_long_to_be_read_is_charged_what_was_held() {
+    let large = "x".repeat(9 << 20);
+    let event = format!("data: {}\n\n", &large[..2 << 20]);
+    let gone = flags::CLIENT_GONE;
+    for (kind, chunks, ends, flag, quality, output_tokens) in [
+        ("application/json", vec!["{", &large], true, 0, UsageQuality::None, 0),
+        ("application/json", vec!["{", &large], false, gone, UsageQuality::None, 0),
+        ("text/event-stream", vec![&*event, TEXT, DONE], true, 0, UsageQuality::AtLeast, 2),
+        ("text/event-stream", vec![TEXT, &*event], false, gone, UsageQuality::None, 0),
+        ("text/event-stream", vec![&*event], true, 0, UsageQuality::None, 0),
+        ("text/event-stream", vec![&*event, TEXT, USAGE, DONE], true, 0, UsageQuality::Exact, 4),
+        ("text/event-stream", vec![&*event, ERROR], true, 0, UsageQuality::None, 0),
+        ("text/event-stream", vec![RUNNING, &*event], true, 0, UsageQuality::AtLeast, 1),
+        ("text/event-stream", vec![RUNNING, &*event, DONE], true, 0, UsageQuality::AtLeast, 1),
+    ] {
+        let mut exchange = sent("", STREAM);
+        exchange.take_notes();
+        respond(&mut exchange, &[("content-type", kind)], &chunks, ends);
+        let settlement = settled(exchange.finish(end(flag)));
+        let what = format!("{kind}, {} chunks, {ends}: {settlement:?}", chunks.len());
+        assert_eq!(settlement.usage_quality, quality, "{what}");
+        assert_eq!(settlement.usage.output_tokens, output_tokens, "{what}");
+        let is_noted = settlement.ending == Ending::Complete && quality != UsageQuality::Exact;
+        assert_eq!(exchange.take_notes().contains(&Note::UnreadAnswer), is_noted, "{what}");
+    }
 }
 
 #[test]

@@ -157,6 +157,11 @@ fn a_model_in_the_path_changes_there_unless_it_is_signed() {
         let mut signed = self::exchange("");
         hold_of(&ask_with(&mut signed, path, &[ORG, SIGNED], body));
         let step = answer(&mut signed, 200, &degrade);
+        if !path.starts_with("/model/") {
+            // Nobody reads signatures there.
+            assert!(matches!(step, Step::Forward(_)), "{path}");
+            continue;
+        }
         assert!(matches!(status(&step), 429 | 400), "{step:?}");
         assert_eq!(signed.take_notes(), [Note::NotRewritten, Note::Denied]);
         assert_eq!(signed.line().verdict, Some(verdicts::DENIED));
@@ -168,7 +173,7 @@ fn a_model_in_the_path_changes_there_unless_it_is_signed() {
 fn a_clamp_that_cannot_be_carried_out_denies_and_another_cap_does_not() {
     for (flag, goes_out) in [(r#","clamped":true"#, false), (r#","strict":true"#, false), ("", true)] {
         let mut exchange = exchange("");
-        hold_of(&ask_with(&mut exchange, "/v1/chat/completions", &[ORG, SIGNED], PLAIN));
+        hold_of(&ask_with(&mut exchange, "/model/big/converse", &[ORG, SIGNED], r#"{"messages":[]}"#));
         let verdict = format!(r#"{ALLOW},"rewrite":{{"max_output_tokens":7}}{flag}"#);
         let step = answer(&mut exchange, 200, &verdict);
         assert_eq!(matches!(step, Step::Forward(_)), goes_out, "{flag}");
