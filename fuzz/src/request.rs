@@ -82,7 +82,9 @@ fn check_rewrite(route: &Route, kind: &BodyKind, request: &CallRequest, body: &[
     assert_eq!(again.size.max_output_tokens, caps.or(request.size.max_output_tokens));
     let rest = |request: &CallRequest| {
         let size = request.size;
-        (request.stream, size.choices, size.media_parts, size.server_context, request.is_deferred)
+        // A model that searches by itself is context, and another one isn't.
+        let context = rewrite.model.is_none() && size.server_context;
+        (request.stream, size.choices, size.media_parts, context, request.is_deferred)
     };
     assert_eq!(rest(&again), rest(request));
     assert_eq!(again.usage_switch, None, "usage is on");
