@@ -41,7 +41,7 @@ main() {
 }
 
 build_filters() {
-  wasm_cargo build --quiet --locked -p purser-filter -p buffer-filter --profile wasm
+  wasm_cargo build --quiet --locked -p purser-filter -p bench-floor --profile wasm
   strip_filter
   used="optimised"
 }

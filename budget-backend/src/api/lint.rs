@@ -38,10 +38,7 @@ pub async fn lint(
 ) -> Result<Json<Findings>, ApiError> {
     let Query(question) = question?;
     validate::name("org", &question.org).map_err(ApiError::invalid)?;
-    let days = question.days.unwrap_or(DAYS);
-    if !(1..=MAX_DAYS).contains(&days) {
-        return Err(ApiError::invalid(format!("days: expected 1 to {MAX_DAYS}, got {days}")));
-    }
+    let days = validate::days(question.days, DAYS, MAX_DAYS).map_err(ApiError::invalid)?;
     let (used, payers, now_unix_s) = admin::lint::used(&state.pool, &question.org, days).await?;
     let prices = Arc::clone(&state.prices.borrow());
     Ok(Json(Findings { budgets: budgets(&used, &payers, &prices, now_unix_s, days) }))

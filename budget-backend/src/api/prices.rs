@@ -50,10 +50,7 @@ pub async fn flagged(
 ) -> Result<Json<Listing>, ApiError> {
     let Query(question) = question?;
     validate::name("org", &question.org).map_err(ApiError::invalid)?;
-    let days = question.days.unwrap_or(DAYS);
-    if !(1..=MAX_DAYS).contains(&days) {
-        return Err(ApiError::invalid(format!("days: expected 1 to {MAX_DAYS}, got {days}")));
-    }
+    let days = validate::days(question.days, DAYS, MAX_DAYS).map_err(ApiError::invalid)?;
     let models =
         prices::flagged(&state.pool, &question.org, days).await?.into_iter().map(|model| ModelView {
             provider: model.provider,

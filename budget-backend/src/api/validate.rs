@@ -129,6 +129,12 @@ pub fn short_name(field: &str, value: &str) -> Result<(), String> {
     name(field, value)
 }
 
+/// A number of days to look back, `default` if none is given.
+pub fn days(given: Option<i32>, default: i32, most: i32) -> Result<i32, String> {
+    let days = given.unwrap_or(default);
+    if (1..=most).contains(&days) { Ok(days) } else { Err(format!("days: expected 1 to {most}, got {days}")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

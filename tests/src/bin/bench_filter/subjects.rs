@@ -36,7 +36,7 @@ impl Filter {
         let purser = PathBuf::from(environment("PURSER_WASM"));
         match self {
             Self::None => None,
-            Self::Buffer => Some(purser.with_file_name("buffer_filter.wasm")),
+            Self::Buffer => Some(purser.with_file_name("bench_floor.wasm")),
             Self::Purser => Some(purser),
         }
     }
