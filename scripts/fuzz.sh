@@ -4,10 +4,12 @@
 #
 #   scripts/fuzz.sh [--short] [TARGET...]
 #
-# --short   keeps nothing of what it learned; for every run of the tests. Without it, inputs that reached
-#           something new stay in fuzz/corpus/TARGET/ for the next run.
+# --short   for every run of the tests: the same 50,000 inputs each time, so that what fails, fails again,
+#           and nothing is kept. Without it, inputs that reached something new stay in
+#           fuzz/corpus/TARGET/ for the next run.
 #
-#   FUZZ_S     seconds for each target (300; 5 with --short)
+#   FUZZ_S     seconds for each target at most (300)
+#   FUZZ_SEED  of the inputs (1 with --short, else another each time; printed)
 #   FUZZ_JOBS  targets at a time (as many as there are processors)
 
 # shellcheck source=scripts/lib/common.sh
@@ -20,6 +22,7 @@ MAX_RSS_MB=512
 MAX_INPUT_BYTES=16384
 # One input; a loaded machine must not fail it.
 MAX_INPUT_S=30
+SHORT_RUNS=50000
 
 targets=() failed=()
 is_short=''
@@ -38,7 +41,9 @@ main() {
     esac
   done
   ((${#targets[@]} > 0)) || mapfile -t targets < <(fuzz_targets)
-  FUZZ_S=${FUZZ_S:-$([[ -n $is_short ]] && printf 5 || printf 300)}
+  FUZZ_S=${FUZZ_S:-300}
+  FUZZ_SEED=${FUZZ_SEED:-$([[ -n $is_short ]] && printf 1 || printf '%s' "$RANDOM")}
+  say "seed $FUZZ_SEED"
   FUZZ_JOBS=${FUZZ_JOBS:-$(nproc)}
   make_state_dir
   : >>"$SETUP_LOG"
@@ -66,14 +71,15 @@ run_all() {
 }
 
 start() {
-  local target=$1 learned
+  local target=$1 learned runs=-1
   learned=fuzz/corpus/$target
   if [[ -n $is_short ]]; then
+    runs=$SHORT_RUNS
     learned=$FUZZ_BUILD_DIR/short/$target
     rm -rf "$learned"
   fi
   mkdir -p "$learned" "fuzz/artifacts/$target"
-  "$FUZZ_BIN_DIR/$target" -max_total_time="$FUZZ_S" -timeout="$MAX_INPUT_S" -rss_limit_mb="$MAX_RSS_MB" \
+  "$FUZZ_BIN_DIR/$target" -seed="$FUZZ_SEED" -runs="$runs" -max_total_time="$FUZZ_S" -timeout="$MAX_INPUT_S" -rss_limit_mb="$MAX_RSS_MB" \
     -max_len="$MAX_INPUT_BYTES" -dict=fuzz/words.dict -print_final_stats=1 \
     -artifact_prefix="fuzz/artifacts/$target/" "$learned" "$FUZZ_SEEDS_DIR/$target" \
     >"$LOG_DIR/fuzz-$target.log" 2>&1 </dev/null 6>&- &

@@ -147,7 +147,9 @@ fn string(found: Option<&Found<'_>>) -> Option<String> {
 
 #[inline(never)]
 fn number(found: Option<&Found<'_>>) -> Option<i64> {
-    found?.raw.parse().ok()
+    // In JSON, zero with a sign is no whole number.
+    let raw = found?.raw;
+    (raw != "-0").then(|| raw.parse().ok())?
 }
 
 /// A number that is never negative.
