@@ -1,6 +1,6 @@
 # Every target is a script; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down logs status test bench bench-burst bench-stream bench-ledger bench-filter fuzz fmt lint
+.PHONY: help setup demo up down logs status test bench bench-burst bench-stream bench-ledger bench-reports bench-filter fuzz fmt lint
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): ## /\1	/p' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ fuzz: ## what must hold for any bytes, for FUZZ_S seconds a target; TARGETS name
 
 bench-ledger: ## what a hold costs; ROUNDS, CELL_S and ROWS make it shorter
 	@scripts/bench-ledger.sh
+
+bench-reports: ## how long operators' questions take over ROWS calls (10000000)
+	@scripts/bench-reports.sh
 
 bench-filter: ## what the filter costs in Envoy; ROUNDS and REQUESTS make it shorter
 	@scripts/bench-filter.sh

@@ -1,10 +1,19 @@
 //! The operators' queries: budgets and their standing, what bends them, and the price list.
 
+pub mod audit;
+pub mod budget_sets;
+pub mod budgets;
+pub mod erasure;
+pub mod idempotency;
 pub mod identities;
 pub mod lint;
+pub mod me;
 pub mod policies;
 pub mod prices;
+pub mod requests;
 pub mod standings;
+pub mod tokens;
+pub mod usage;
 pub mod webhooks;
 
 use std::collections::BTreeMap;
@@ -21,6 +30,23 @@ use crate::pattern::Patterns;
 
 /// Most rows one listing gives.
 pub(crate) const MAX_ROWS: i64 = 10_000;
+
+/// Who edits, and under which key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Editor {
+    /// The name for the audit log.
+    pub name: String,
+    /// Under which this is done once.
+    pub key: Option<idempotency::Key>,
+}
+
+impl Editor {
+    /// One without a key.
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), key: None }
+    }
+}
 
 /// A budget to make.
 #[derive(Debug, Clone)]
@@ -43,30 +69,6 @@ pub struct NewBudget {
     pub ladder: Ladder,
 }
 
-/// What to change in a budget; what is `None` stays.
-#[derive(Debug, Clone)]
-pub struct BudgetChange {
-    /// The limit, nano-USD.
-    pub limit_nanousd: Option<i64>,
-    /// Whether it refuses or only notes.
-    pub mode: Option<Mode>,
-    /// Whether holds are the upper bound of what a call may cost.
-    pub strict: Option<bool>,
-    /// What it does before it refuses, whole.
-    pub ladder: Option<Ladder>,
-}
-
-/// What became of a change.
-#[derive(Debug, Clone)]
-pub enum Changed {
-    /// The budget as it is now.
-    To(Box<BudgetRow>),
-    /// There is no active budget of that number.
-    Missing,
-    /// Another budget would be the same.
-    Clash,
-}
-
 /// A budget row.
 #[derive(Debug, Clone)]
 pub struct BudgetRow {
@@ -74,6 +76,10 @@ pub struct BudgetRow {
     pub budget_id: i64,
     /// What was set.
     pub set: NewBudget,
+    /// Counts its edits.
+    pub revision: i64,
+    /// When it stopped counting, Unix seconds.
+    pub archived_at_unix_s: Option<i64>,
 }
 
 /// What a budget has spent and holds in one period.
@@ -90,7 +96,8 @@ pub struct Standing {
 }
 
 const BUDGET_COLUMNS: &str =
-    "budget_id, org, team, user_name, window_kind, time_zone, limit_nanousd, mode, strict, models, ladder";
+    "budget_id, org, team, user_name, window_kind, time_zone, limit_nanousd, mode, strict, models, ladder,
+     revision, extract(epoch from archived_at)::bigint as archived_unix_s";
 
 fn budget_row(row: &PgRow) -> sqlx::Result<BudgetRow> {
     let window_name: String = row.try_get("window_kind")?;
@@ -108,6 +115,8 @@ fn budget_row(row: &PgRow) -> sqlx::Result<BudgetRow> {
             models: Patterns::new(row.try_get("models")?),
             ladder: Ladder::from_row(row.try_get("budget_id")?, row.try_get::<Json<_>, _>("ladder")?.0),
         },
+        revision: row.try_get("revision")?,
+        archived_at_unix_s: row.try_get("archived_unix_s")?,
     })
 }
 
@@ -117,100 +126,6 @@ fn budget_row(row: &PgRow) -> sqlx::Result<BudgetRow> {
 /// The database's.
 pub async fn ping(pool: &PgPool) -> sqlx::Result<()> {
     sqlx::query("select 1").execute(pool).await.map(drop)
-}
-
-/// Makes a budget; `None` when an active one for the same place, window, time zone, mode and models
-/// exists.
-///
-/// # Errors
-/// The database's.
-pub async fn create_budget(
-    pool: &PgPool,
-    actor: &str,
-    budget: &NewBudget,
-) -> sqlx::Result<Option<BudgetRow>> {
-    let mut transaction = policies::begin_edit(pool, actor).await?;
-    let sql = format!(
-        "insert into budgets (org, team, user_name, window_kind, time_zone, limit_nanousd, mode, strict, models,
-                              ladder)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing returning {BUDGET_COLUMNS}"
-    );
-    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
-        .bind(&budget.scope.org)
-        .bind(&budget.scope.team)
-        .bind(&budget.scope.user)
-        .bind(budget.window.as_str())
-        .bind(&budget.time_zone)
-        .bind(budget.limit_nanousd)
-        .bind(budget.mode.as_str())
-        .bind(budget.strict)
-        .bind(budget.models.names())
-        .bind(Json(&budget.ladder))
-        .fetch_optional(&mut *transaction)
-        .await?;
-    transaction.commit().await?;
-    row.as_ref().map(budget_row).transpose()
-}
-
-/// Changes an active budget. Acts on the next hold and never touches what was spent.
-///
-/// # Errors
-/// The database's.
-pub async fn change_budget(
-    pool: &PgPool,
-    actor: &str,
-    budget_id: i64,
-    change: BudgetChange,
-) -> sqlx::Result<Changed> {
-    let mut transaction = policies::begin_edit(pool, actor).await?;
-    let sql = format!(
-        "update budgets set limit_nanousd = coalesce($2, limit_nanousd), mode = coalesce($3, mode),
-                strict = coalesce($4, strict), ladder = coalesce($5, ladder)
-          where budget_id = $1 and archived_at is null returning {BUDGET_COLUMNS}"
-    );
-    let changed = sqlx::query(sqlx::AssertSqlSafe(sql))
-        .bind(budget_id)
-        .bind(change.limit_nanousd)
-        .bind(change.mode.map(Mode::as_str))
-        .bind(change.strict)
-        .bind(change.ladder.map(Json))
-        .fetch_optional(&mut *transaction)
-        .await;
-    match changed {
-        Ok(Some(row)) => {
-            transaction.commit().await?;
-            Ok(Changed::To(Box::new(budget_row(&row)?)))
-        }
-        Ok(None) => Ok(Changed::Missing),
-        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(Changed::Clash),
-        Err(error) => Err(error),
-    }
-}
-
-/// An active budget.
-///
-/// # Errors
-/// The database's.
-pub async fn budget(pool: &PgPool, budget_id: i64) -> sqlx::Result<Option<BudgetRow>> {
-    let sql = format!("select {BUDGET_COLUMNS} from budgets where budget_id = $1 and archived_at is null");
-    let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(budget_id).fetch_optional(pool).await?;
-    row.as_ref().map(budget_row).transpose()
-}
-
-/// Archives an active budget: it stops counting, its history stays. `false` when there is no such
-/// budget.
-///
-/// # Errors
-/// The database's.
-pub async fn archive_budget(pool: &PgPool, actor: &str, budget_id: i64) -> sqlx::Result<bool> {
-    let mut transaction = policies::begin_edit(pool, actor).await?;
-    let done =
-        sqlx::query("update budgets set archived_at = now() where budget_id = $1 and archived_at is null")
-            .bind(budget_id)
-            .execute(&mut *transaction)
-            .await?;
-    transaction.commit().await?;
-    Ok(done.rows_affected() > 0)
 }
 
 /// The database's clock, Unix seconds.

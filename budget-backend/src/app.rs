@@ -9,9 +9,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::access::keep::{keep_book, note_uses};
+use crate::access::{Doors, Tokens};
 use crate::admin;
 use crate::alerts;
-use crate::api::{AppState, Tokens, commit, metrics_router, router};
+use crate::api::{AppState, commit, metrics_router, router};
 use crate::config::Config;
 use crate::db::{self, DatabaseError};
 use crate::flagged::Flagged;
@@ -69,6 +71,9 @@ pub enum AppError {
     /// Who is known by what could not be read.
     #[error("the identities could not be read: {0}")]
     Identities(sqlx::Error),
+    /// The tokens could not be read.
+    #[error("the tokens could not be read: {0}")]
+    Tokens(sqlx::Error),
     /// The spool can't be opened.
     #[error(transparent)]
     Spool(#[from] OpenError),
@@ -116,13 +121,18 @@ impl Application {
         let known = admin::identities::identities(&pool).await.map_err(AppError::Identities)?;
         let (sender, identities) = watch::channel(Arc::new(known));
         let identities_task = tokio::spawn(keep_identities(pool.clone(), sender));
+        let known = admin::tokens::book(&pool).await.map_err(AppError::Tokens)?;
+        let (sender, book) = watch::channel(Arc::new(known));
+        let tokens_task = tokio::spawn(keep_book(pool.clone(), sender));
+        let doors = Doors::new(Tokens::new(config.tokens), Tokens::new(config.admin_tokens), book);
+        let uses_task = tokio::spawn(note_uses(pool.clone(), doors.clone()));
         let (sender, learned) =
             watch::channel(Arc::new(LearnedLengths::new(config.estimates.output_percentile)));
         let learned_from_unix_us = learn(&pool, &sender, 0).await;
         let learned_task = tokio::spawn(refresh_learned(pool.clone(), sender, learned_from_unix_us));
         let alerting = (!config.alerts.interval.is_zero())
             .then(|| tokio::spawn(alerts::run(pool.clone(), config.alerts.clone())));
-        let maintenance = tokio::spawn(maintain::run(pool.clone(), config.ledger_retention_days));
+        let maintenance = tokio::spawn(maintain::run(pool.clone(), config.retention));
         let settings =
             LedgerSettings { lanes: config.lanes, queue_len: LANE_QUEUE_LEN, hold_ttl_s: config.hold_ttl_s };
         let (ledger, lanes) = Ledger::start(&pool, settings);
@@ -151,8 +161,7 @@ impl Application {
             learned,
             flagged: Flagged::default(),
             webhook_reach: config.alerts.reach,
-            tokens: Tokens::new(config.tokens),
-            admin_tokens: Tokens::new(config.admin_tokens),
+            doors,
             presence,
             spool,
             body_limit: config.listener.body_limit,
@@ -163,6 +172,7 @@ impl Application {
         let mut limits = config.listener.limits;
         limits.connections = server::affordable_connections(limits.connections, elsewhere);
         let mut helpers = vec![prices_task, identities_task, learned_task, maintenance, presence_task];
+        helpers.extend([tokens_task, uses_task]);
         helpers.extend(alerting);
         Ok(Self { listener, limits, tls, metrics, state, lanes, tracker_thread, spool_thread, helpers })
     }

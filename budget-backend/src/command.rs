@@ -1,10 +1,16 @@
 //! The operators' commands: what they take, and how they say what they did. Figures go to standard
 //! output, errors in plain words to standard error.
 
+pub mod budgets;
+mod client;
 pub mod explain;
 pub mod lint;
 pub mod prices;
+pub mod progress;
 pub mod reprice;
+mod table;
+pub mod token;
+pub mod usage;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -105,11 +111,13 @@ fn recompute(
     let mut client = connect(config)?;
     let pairs = aggregate::orgs_of_days(&mut client, days, arguments.org.as_deref()).map_err(text)?;
     let (mut done, mut refused) = (Vec::new(), Vec::new());
+    let progress = progress::Progress::of(pairs.len(), "days recomputed");
     for (org, day) in pairs {
+        progress.step();
         match aggregate::recompute_day(&mut client, &org, day) {
             Ok(change) => {
                 if !arguments.json {
-                    say(day_line(&change))?;
+                    progress.aside(|| say(day_line(&change)))?;
                 }
                 done.push(change);
             }

@@ -10,7 +10,9 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::alerts::AlertSettings;
 use crate::db::SyncConfig;
+use crate::maintain::Retention;
 use crate::spool::SpoolSettings;
+use crate::telemetry::OtlpEndpoint;
 
 mod alerts;
 mod listener;
@@ -73,14 +75,17 @@ pub struct Config {
     pub estimates: EstimateConfig,
     /// `PURSER_LANES`: batches of holds committed side by side.
     pub lanes: usize,
+    /// `PURSER_OTLP_ENDPOINT`: where traces are sent; nowhere when not set.
+    pub otlp: Option<OtlpEndpoint>,
     /// What is told to operators, when and how.
     pub alerts: AlertSettings,
     /// `PURSER_METRICS_ADDR`: where Prometheus scrapes `/metrics`; nowhere when not set.
     pub metrics_addr: Option<SocketAddr>,
     /// `PURSER_METRICS_BUDGETS`: how many budgets, the tightest, a scrape lists by name.
     pub metrics_budgets: i64,
-    /// `PURSER_LEDGER_RETENTION_DAYS`: how long the ledger's detail is kept; 0 for ever.
-    pub ledger_retention_days: u32,
+    /// `PURSER_LEDGER_RETENTION_DAYS` and `PURSER_DENIAL_RETENTION_DAYS`: how long the ledger's detail and how
+    /// long refusals are kept; 0 for ever.
+    pub retention: Retention,
 }
 
 // By hand, so that no token and no password can reach a log.
@@ -140,14 +145,16 @@ impl Reader<'_> {
     }
 
     /// A month of detail at least, so that no budget's running month loses what it is checked against.
-    fn retention(&mut self) -> Option<u32> {
+    fn retention(&mut self) -> Option<Retention> {
         let name = "PURSER_LEDGER_RETENTION_DAYS";
-        match self.number(name, 400, (0, 36_500))? {
-            days @ 1..32 => {
+        let ledger_days = match self.number(name, 400, (0, 36_500)) {
+            Some(days @ 1..32) => {
                 self.mistake(name, format_args!("expected 0 (for ever) or at least 32, got {days}"))
             }
-            days => Some(days),
-        }
+            days => days,
+        };
+        let denial_days = self.number("PURSER_DENIAL_RETENTION_DAYS", 90, (0, 36_500));
+        Some(Retention { ledger_days: ledger_days?, denial_days: denial_days? })
     }
 
     fn url(&mut self) -> Option<(PgConnectOptions, SyncConfig)> {
@@ -277,6 +284,11 @@ impl Config {
                 }
             },
         };
+        let otlp = match reader.text("PURSER_OTLP_ENDPOINT").map(|text| OtlpEndpoint::parse(&text)) {
+            None => Some(None),
+            Some(Ok(endpoint)) => Some(Some(endpoint)),
+            Some(Err(problem)) => reader.mistake("PURSER_OTLP_ENDPOINT", problem),
+        };
         let metrics_budgets = reader.number("PURSER_METRICS_BUDGETS", 200, (0, 10_000));
         let listener = reader.listener();
         let spool = reader.spool();
@@ -286,7 +298,7 @@ impl Config {
         let sweep_grace_s = reader.number("PURSER_SWEEP_GRACE_S", 60, (0, 86_400));
         let estimates = reader.estimates();
         let lanes = reader.number("PURSER_LANES", 4, (1, 64));
-        let ledger_retention_days = reader.retention();
+        let retention = reader.retention();
         if let (Some(database), Some(lanes)) = (&database, lanes)
             && lanes >= usize::try_from(database.pool_max).unwrap_or(usize::MAX)
         {
@@ -308,10 +320,11 @@ impl Config {
             sweep_grace: Duration::from_secs(sweep_grace_s?),
             estimates: estimates?,
             lanes: lanes?,
+            otlp: otlp?,
             alerts: alerts?,
             metrics_addr: metrics_addr?,
             metrics_budgets: metrics_budgets?,
-            ledger_retention_days: ledger_retention_days?,
+            retention: retention?,
         })
     }
 }
@@ -346,6 +359,7 @@ mod tests {
             ("PURSER_LISTEN_ADDR", "localhost"),
             ("PURSER_DB_POOL_MIN", "40"),
             ("PURSER_METRICS_ADDR", "9464"),
+            ("PURSER_OTLP_ENDPOINT", "collector:4317"),
             ("PURSER_ALERT_PERCENTS", "80,50"),
             ("PURSER_ALERT_SPIKE_USD", "0"),
             ("PURSER_WEBHOOK_PRIVATE", "yes"),
@@ -353,6 +367,7 @@ mod tests {
             ("PURSER_OUTPUT_PERCENTILE", "49"),
             ("PURSER_LANES", "0"),
             ("PURSER_LEDGER_RETENTION_DAYS", "31"),
+            ("PURSER_DENIAL_RETENTION_DAYS", "-1"),
         ])
         .unwrap_err();
         let named: Vec<&str> = mistakes.iter().filter_map(|mistake| mistake.split(':').next()).collect();
@@ -365,16 +380,18 @@ mod tests {
                 "PURSER_ADMIN_TOKEN",
                 "PURSER_LISTEN_ADDR",
                 "PURSER_METRICS_ADDR",
+                "PURSER_OTLP_ENDPOINT",
                 "PURSER_ALERT_PERCENTS",
                 "PURSER_ALERT_SPIKE_USD",
                 "PURSER_WEBHOOK_PRIVATE",
                 "PURSER_HOLD_TTL_S",
                 "PURSER_OUTPUT_PERCENTILE",
                 "PURSER_LANES",
-                "PURSER_LEDGER_RETENTION_DAYS"
+                "PURSER_LEDGER_RETENTION_DAYS",
+                "PURSER_DENIAL_RETENTION_DAYS"
             ]
         );
-        assert!(mistakes[9].contains("got \"15m\""), "{}", mistakes[9]);
+        assert!(mistakes[10].contains("got \"15m\""), "{}", mistakes[10]);
     }
 
     #[test]

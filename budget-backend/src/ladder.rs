@@ -17,7 +17,7 @@ pub const MAX_FLOOR_TOKENS: u64 = 1_048_576;
 
 /// A budget's steps; each may be missing.
 // Fields that a newer version may add don't keep this one from reading the rest.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Ladder {
     /// From which percentage on calls are told that it is nearly used up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -31,7 +31,7 @@ pub struct Ladder {
 }
 
 /// Calls run by a cheaper model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Degrade {
     /// From which percentage on.
     pub at_percent: u32,
@@ -40,7 +40,7 @@ pub struct Degrade {
 }
 
 /// Calls with a lower output cap.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Clamp {
     /// The lowest cap worth a call, tokens per choice; below it the call is refused.
     pub floor_tokens: u64,

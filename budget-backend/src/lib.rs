@@ -4,12 +4,14 @@
 //! [`tracker::fold`]); SQL lives in the ledger, the tracker and what operators ask for ([`admin`],
 //! [`report`], [`aggregate`], [`verify`], [`maintain`], [`alerts`]), and nowhere else.
 
+pub mod access;
 pub mod admin;
 pub mod aggregate;
 pub mod alerts;
 pub mod api;
 pub mod app;
 pub mod budget;
+pub mod budget_set;
 pub mod config;
 pub mod db;
 pub mod estimate;
@@ -32,6 +34,7 @@ pub mod reprice;
 pub mod rules;
 pub mod server;
 pub mod spool;
+pub mod telemetry;
 pub mod tracker;
 pub mod verify;
 pub mod window;

@@ -15,7 +15,7 @@ use crate::pattern::Patterns;
 use crate::pricing::PriceBook;
 
 /// What is wrong with a budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Flaw {
     /// No call of its place and models was charged lately.
@@ -31,7 +31,7 @@ pub enum Flaw {
 }
 
 /// A finding about a budget.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct BudgetFinding {
     /// The budget.
     pub budget_id: i64,

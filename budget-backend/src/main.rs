@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use budget_backend::app::Application;
 use budget_backend::config::{Config, ConfigErrors, DatabaseConfig};
 use budget_backend::db;
-use clap::{Parser, Subcommand};
+use budget_backend::telemetry::{OtlpEndpoint, Telemetry};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// Holds money for LLM calls before they go out and records what they cost.
 #[derive(Parser)]
@@ -50,6 +50,21 @@ enum Command {
     /// The price list: look at it, set prices, import them, and see how a call's price is found.
     #[command(subcommand)]
     Prices(command::prices::PricesCommand),
+    /// What budgets stand at; a whole set of them from a file; top-ups. Asks a running backend. Exits with 0 when
+    /// done, 1 when it failed, 2 when the call is wrong or the backend refuses it.
+    Budgets(command::budgets::BudgetsArguments),
+    /// Who spent what: sums and series. Asks a running backend. Exits as `budgets` does.
+    Usage(command::usage::UsageArguments),
+    /// Print what makes a shell complete this command line, for example: `budget-backend completions bash >
+    /// /etc/bash_completion.d/budget-backend`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Who may use the API: make tokens, list them, take them back. Exits with 0 when done, 1 when it failed, 2 when
+    /// the call itself is wrong.
+    #[command(subcommand)]
+    Token(command::token::TokenCommand),
 }
 
 /// Bad configuration.
@@ -58,10 +73,10 @@ const EXIT_USAGE: u8 = 2;
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve => match Config::from_env() {
-            Ok(config) => run(serve(config)),
+            Ok(config) => run(config.otlp.clone().as_ref(), serve(config)),
             Err(errors) => usage(&errors),
         },
-        Command::Migrate => with_database(|config| run(migrate(config))),
+        Command::Migrate => with_database(|config| run(None, migrate(config))),
         Command::Aggregate(arguments) => with_database(|config| command::aggregate(&config, &arguments)),
         Command::Reprice(arguments) => with_database(|config| command::reprice::reprice(&config, &arguments)),
         Command::Explain(arguments) => with_database(|config| command::explain::explain(&config, arguments)),
@@ -70,6 +85,16 @@ fn main() -> ExitCode {
         }
         Command::Lint(arguments) => command::lint::lint(None, &arguments),
         Command::Prices(command) => with_database(|config| command::prices::prices(&config, &command)),
+        Command::Budgets(arguments) => command::budgets::budgets(&arguments),
+        Command::Usage(arguments) => command::usage::usage(&arguments),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "budget-backend", &mut text);
+            // Whoever wanted only the beginning may have closed the pipe.
+            let _closed = std::io::stdout().write_all(&text);
+            ExitCode::SUCCESS
+        }
+        Command::Token(command) => with_database(|config| command::token::token(&config, command)),
         Command::Verify(arguments) => with_database(|config| command::verify(&config, &arguments)),
     }
 }
@@ -87,23 +112,29 @@ fn usage(errors: &ConfigErrors) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
-/// Runs a part of the service, with a log on standard error.
-fn run(work: impl Future<Output = Result<(), Box<dyn std::error::Error>>>) -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let done = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| {
-        let done = runtime.block_on(work);
-        // A thread that waits for a frozen database must not keep the process: it has had its time.
-        runtime.shutdown_background();
-        done
+/// Runs a part of the service, with a log on standard error, and traces where a collector is configured.
+fn run(
+    collector: Option<&OtlpEndpoint>,
+    work: impl Future<Output = Result<(), Box<dyn std::error::Error>>>,
+) -> ExitCode {
+    let started = tokio::runtime::Runtime::new().map_err(|error| error.to_string()).and_then(|runtime| {
+        Telemetry::start(collector, runtime.handle()).map(|telemetry| (runtime, telemetry))
     });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "giving up");
-            ExitCode::FAILURE
+    let (runtime, telemetry) = match started {
+        Ok(started) => started,
+        Err(problem) => {
+            let _closed = writeln!(std::io::stderr(), "budget-backend: {problem}");
+            return ExitCode::FAILURE;
         }
+    };
+    let done = runtime.block_on(work);
+    if let Err(error) = &done {
+        tracing::error!(%error, "giving up");
     }
+    telemetry.finish();
+    // A thread that waits for a frozen database must not keep the process: it has had its time.
+    runtime.shutdown_background();
+    if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {

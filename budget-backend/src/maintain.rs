@@ -15,8 +15,14 @@ use crate::db::DatabaseError;
 /// Months of ledger partitions made ahead, after the running one.
 const MONTHS_AHEAD: i64 = 3;
 
-/// How long refusals and other verdicts are kept, days.
-const VERDICT_DAYS: u32 = 90;
+/// How long what is kept, days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// The ledger's detail; 0 for ever.
+    pub ledger_days: u32,
+    /// Refusals, one by one and counted, and other verdicts; 0 for ever.
+    pub denial_days: u32,
+}
 
 /// Rows deleted in one transaction.
 const BATCH_ROWS: i64 = 10_000;
@@ -48,17 +54,18 @@ pub struct Round {
     pub default_rows: i64,
     /// Rows of `verdicts_hourly` deleted.
     pub verdict_rows: i64,
+    /// Rows of `denials` deleted.
+    pub denial_rows: i64,
     /// What is left to the next round, because somebody was using it.
     pub postponed: Vec<String>,
 }
 
-/// Runs a round at once and then every hour, until aborted. `retention_days` 0 keeps the ledger for
-/// ever.
-pub async fn run(pool: PgPool, retention_days: u32) {
+/// Runs a round at once and then every hour, until aborted.
+pub async fn run(pool: PgPool, retention: Retention) {
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
         tick.tick().await;
-        match round(&pool, retention_days).await {
+        match round(&pool, retention).await {
             Ok(done) if done == Round::default() => {}
             Ok(done) => tracing::info!(?done, "the ledger's storage was kept in shape"),
             Err(error) => tracing::error!(%error, "the ledger's storage could not be kept in shape"),
@@ -70,13 +77,13 @@ pub async fn run(pool: PgPool, retention_days: u32) {
 ///
 /// # Errors
 /// [`DatabaseError`]; what was done before stays done.
-pub async fn round(pool: &PgPool, retention_days: u32) -> Result<Round, DatabaseError> {
+pub async fn round(pool: &PgPool, retention: Retention) -> Result<Round, DatabaseError> {
     let now_unix_us: i64 =
         sqlx::query_scalar("select (extract(epoch from now()) * 1000000)::bigint").fetch_one(pool).await?;
     let mut done = Round::default();
     (done.made, done.postponed) = make_partitions(pool, Timestamp::from_microsecond(now_unix_us)?).await?;
-    if retention_days > 0 {
-        let cutoff_us = before(now_unix_us, retention_days);
+    if retention.ledger_days > 0 {
+        let cutoff_us = before(now_unix_us, retention.ledger_days);
         drop_partitions(pool, cutoff_us, &mut done).await?;
         for _ in 0..MAX_BATCHES {
             let deleted = patient(delete_default_rows(pool, cutoff_us).await)?;
@@ -89,14 +96,30 @@ pub async fn round(pool: &PgPool, retention_days: u32) -> Result<Round, Database
             }
         }
     }
+    if retention.denial_days > 0 {
+        let cutoff_us = before(now_unix_us, retention.denial_days);
+        done.verdict_rows = delete_old(pool, "verdicts_hourly", "hour", cutoff_us).await?;
+        done.denial_rows = delete_old(pool, "denials", "denied_at", cutoff_us).await?;
+    }
+    Ok(done)
+}
+
+/// Deletes what is older, batch by batch; gives how many rows went.
+async fn delete_old(
+    pool: &PgPool,
+    table: &'static str,
+    column: &'static str,
+    cutoff_us: i64,
+) -> Result<i64, DatabaseError> {
+    let mut gone = 0_i64;
     for _ in 0..MAX_BATCHES {
-        let deleted = patient(delete_verdicts(pool, before(now_unix_us, VERDICT_DAYS)).await)?.unwrap_or(0);
-        done.verdict_rows = done.verdict_rows.saturating_add(deleted);
+        let deleted = patient(delete_batch(pool, table, column, cutoff_us).await)?.unwrap_or(0);
+        gone = gone.saturating_add(deleted);
         if deleted < BATCH_ROWS {
             break;
         }
     }
-    Ok(done)
+    Ok(gone)
 }
 
 fn before(now_unix_us: i64, days: u32) -> i64 {
@@ -274,11 +297,16 @@ async fn move_coverage(conn: &mut PgConnection, whole_from: Option<&str>) -> sql
     Ok(())
 }
 
-async fn delete_verdicts(pool: &PgPool, cutoff_us: i64) -> sqlx::Result<i64> {
+async fn delete_batch(
+    pool: &PgPool,
+    table: &'static str,
+    column: &'static str,
+    cutoff_us: i64,
+) -> sqlx::Result<i64> {
     let sql = format!(
         "with gone as (
-             delete from verdicts_hourly
-              where ctid = any(array(select ctid from verdicts_hourly where hour < {} limit {BATCH_ROWS}
+             delete from {table}
+              where ctid = any(array(select ctid from {table} where {column} < {} limit {BATCH_ROWS}
                                         for update skip locked))
              returning 1)
          select count(*) from gone",

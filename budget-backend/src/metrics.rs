@@ -6,6 +6,7 @@
 //! past a number of different ones the rest share the label `other`, which is itself counted.
 
 mod bounded;
+mod gen_ai;
 mod ledger;
 mod scrape;
 
@@ -56,6 +57,10 @@ pub struct Metrics {
     charged_nanousd: Family<Labels<1>, Counter<u64, AtomicU64>>,
     credited_nanousd: Family<Labels<1>, Counter<u64, AtomicU64>>,
     labels_left_out: Family<Labels<1>, Counter>,
+    spool_batches: Gauge,
+    spool_bytes: Gauge,
+    spool_drained: Counter,
+    gen_ai: gen_ai::GenAi,
     orgs: Bounded,
     models: Bounded,
 }
@@ -86,6 +91,10 @@ impl Metrics {
             charged_nanousd: Family::default(),
             credited_nanousd: Family::default(),
             labels_left_out: Family::default(),
+            spool_batches: Gauge::default(),
+            spool_bytes: Gauge::default(),
+            spool_drained: Counter::default(),
+            gen_ai: gen_ai::GenAi::default(),
             orgs: Bounded::new(MAX_ORGS),
             models: Bounded::new(MAX_MODELS),
         }
@@ -125,6 +134,12 @@ impl Metrics {
         r.register("credited_nanousd", help, self.credited_nanousd.clone());
         let help = "Counts put under the label other, because there are too many different values";
         r.register("labels_left_out", help, self.labels_left_out.clone());
+        let help = "Batches of settlements on disk that wait for the database";
+        r.register("spool_batches", help, self.spool_batches.clone());
+        let help = "What settlements take that are on disk and wait for the database";
+        r.register_with_unit("spool", help, Unit::Bytes, self.spool_bytes.clone());
+        let help = "Settlements that went from the disk to the ledger";
+        r.register("spool_drained_settlements", help, self.spool_drained.clone());
         registry
     }
 
@@ -210,6 +225,17 @@ impl Drop for Waiting {
 /// Notes how long a batch of settlements took from being handed over to its commit.
 pub fn settlements_took(duration: Duration) {
     METRICS.settlement_seconds.observe(duration.as_secs_f64());
+}
+
+/// Notes what is in the spool.
+pub fn spooled(batches: u64, bytes: u64) {
+    METRICS.spool_batches.set(i64::try_from(batches).unwrap_or(i64::MAX));
+    METRICS.spool_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+}
+
+/// Counts settlements that went from the spool to the ledger.
+pub fn drained(settlements: u64) {
+    METRICS.spool_drained.inc_by(settlements);
 }
 
 /// Counts a batch of settlements that was not recorded.

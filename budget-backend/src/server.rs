@@ -11,6 +11,7 @@ pub mod limits;
 pub mod presence;
 pub mod tls;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -152,21 +153,22 @@ async fn wait_after(error: &std::io::Error) {
 
 async fn connection(socket: TcpStream, _place: OwnedSemaphorePermit, shared: Arc<Shared>, tls: Option<Tls>) {
     let _without = socket.set_nodelay(true);
-    let Some(tls) = tls else { return exchange(socket, MutualTls::Off, &shared).await };
+    let address = socket.peer_addr().ok().map(|peer| peer.ip());
+    let Some(tls) = tls else { return exchange(socket, MutualTls::Off, address, &shared).await };
     match tokio::time::timeout(shared.limits.head, tls.accept(socket)).await {
-        Ok(Ok((stream, mutual))) => exchange(stream, mutual, &shared).await,
+        Ok(Ok((stream, mutual))) => exchange(stream, mutual, address, &shared).await,
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
     }
 }
 
 /// Serves one connection to its end.
-async fn exchange<S>(stream: S, mutual: MutualTls, shared: &Shared)
+async fn exchange<S>(stream: S, mutual: MutualTls, address: Option<IpAddr>, shared: &Shared)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::new(shared.limits));
-    let service = Counted::new(shared.router.clone(), Arc::clone(&activity), mutual);
+    let service = Counted::new(shared.router.clone(), Arc::clone(&activity), mutual, address);
     let builder = builder();
     let io = TokioIo::new(Noted::new(stream, Arc::clone(&activity)));
     let mut serving = std::pin::pin!(builder.serve_connection(io, service));

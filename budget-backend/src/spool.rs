@@ -18,6 +18,8 @@ use purser_protocol::SettlementItem;
 use serde::Serialize;
 use tokio::sync::{Notify, oneshot};
 
+use crate::metrics;
+
 pub use drain::Drain;
 pub use store::{OpenError, Store};
 
@@ -85,6 +87,13 @@ struct Counts {
     filled: Notify,
 }
 
+impl Counts {
+    /// Tells whoever scrapes.
+    fn tell(&self) {
+        metrics::spooled(self.batches.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
+    }
+}
+
 /// The handle to the spool. Cheap to clone; its thread ends when the last handle is gone.
 #[derive(Clone)]
 pub struct Spool {
@@ -111,6 +120,7 @@ impl Spool {
         });
         let (queue, works) = sync_channel(QUEUE_LEN);
         let keeper = Keeper { store, counts: Arc::clone(&counts) };
+        counts.tell();
         let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || keeper.run(&works));
         Ok((Self { queue, counts }, thread.map_err(OpenError::Thread)?))
     }
@@ -213,6 +223,7 @@ impl Keeper {
             let count = u64::try_from(texts.len()).unwrap_or(u64::MAX);
             let before = self.counts.batches.fetch_add(count, Ordering::Relaxed);
             self.counts.bytes.store(bytes, Ordering::Relaxed);
+            self.counts.tell();
             if before == 0 {
                 tracing::warn!("the database is away: settlements are spooled");
             }
@@ -262,6 +273,7 @@ impl Keeper {
                 let freed = bytes.saturating_add(removed.saturating_mul(OVERHEAD_BYTES));
                 self.counts.batches.fetch_sub(removed, Ordering::Relaxed);
                 self.counts.bytes.fetch_sub(freed, Ordering::Relaxed);
+                self.counts.tell();
                 true
             }
             Err(error) => {

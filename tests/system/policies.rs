@@ -10,7 +10,8 @@ use system_tests::harness::stack::{Setup, Stack};
 /// An operator's request; gives back the answer's body.
 pub async fn operate(stack: &Stack, method: Method, path: &str, body: Value) -> Value {
     let url = format!("http://{}{path}", stack.backend.addr());
-    let request = stack.http.request(method, url).bearer_auth(ADMIN_TOKEN).json(&body);
+    let request =
+        stack.http.request(method, url).bearer_auth(ADMIN_TOKEN).header("if-match", "*").json(&body);
     let response = request.send().await.unwrap();
     let (status, text) = (response.status(), response.text().await.unwrap());
     assert!(status.is_success(), "{path} {body}: {status} {text}");

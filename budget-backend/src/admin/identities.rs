@@ -4,6 +4,7 @@ use purser_protocol::{Claim, ClaimKind, Payer};
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
+use super::Editor;
 use super::policies::begin_edit;
 use crate::identity::{Identities, kind_from_name};
 
@@ -74,11 +75,11 @@ pub async fn identities(pool: &PgPool) -> sqlx::Result<Identities> {
 /// The database's.
 pub async fn create(
     pool: &PgPool,
-    actor: &str,
+    editor: &Editor,
     claim: &Claim,
     payer: &Payer,
 ) -> sqlx::Result<Option<IdentityRow>> {
-    let mut transaction = begin_edit(pool, actor).await?;
+    let mut transaction = begin_edit(pool, editor).await?;
     let sql = format!(
         "insert into identities (org, kind, value, team, user_name) values ($1, $2, $3, $4, $5)
          on conflict do nothing returning {COLUMNS}"
@@ -95,13 +96,13 @@ pub async fn create(
     row.as_ref().map(identity).transpose()
 }
 
-/// The identities of an org, by number from after `after` on.
+/// The identities of an org, of one team alone where one is given, by number from after `after` on.
 ///
 /// # Errors
 /// The database's.
 pub async fn page(
     pool: &PgPool,
-    org: &str,
+    (org, team): (&str, Option<&str>),
     kind: Option<ClaimKind>,
     after: i64,
     limit: i64,
@@ -109,6 +110,7 @@ pub async fn page(
     let sql = format!(
         "select {COLUMNS} from identities
           where org = $1 and archived_at is null and identity_id > $3 and ($2::text is null or kind = $2)
+            and ($5::text is null or team = $5)
           order by identity_id limit $4"
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
@@ -116,17 +118,28 @@ pub async fn page(
         .bind(kind.map(ClaimKind::as_str))
         .bind(after)
         .bind(limit)
+        .bind(team)
         .fetch_all(pool)
         .await?;
     rows.iter().map(identity).collect()
+}
+
+/// Whom an identity names.
+///
+/// # Errors
+/// The database's.
+pub async fn payer(pool: &PgPool, identity_id: i64) -> sqlx::Result<Option<Payer>> {
+    let sql = format!("select {COLUMNS} from identities where identity_id = $1 and archived_at is null");
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(identity_id).fetch_optional(pool).await?;
+    row.map(|row| identity(&row).map(|row| row.payer)).transpose()
 }
 
 /// Makes an identity name nobody from now on; `false` when there is none of that number.
 ///
 /// # Errors
 /// The database's.
-pub async fn archive(pool: &PgPool, actor: &str, identity_id: i64) -> sqlx::Result<bool> {
-    let mut transaction = begin_edit(pool, actor).await?;
+pub async fn archive(pool: &PgPool, editor: &Editor, identity_id: i64) -> sqlx::Result<bool> {
+    let mut transaction = begin_edit(pool, editor).await?;
     let done = sqlx::query(
         "update identities set archived_at = now() where identity_id = $1 and archived_at is null",
     )

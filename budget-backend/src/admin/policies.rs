@@ -1,11 +1,9 @@
-//! The operators' queries on what bends a budget: top-ups, rules, overrides; and the audit log that
-//! every edit leaves.
+//! The operators' queries on what bends a budget: top-ups, rules, overrides.
 
 use sqlx::postgres::PgRow;
-use sqlx::types::Json;
 use sqlx::{PgPool, Postgres, Row, Transaction};
 
-use super::{MAX_ROWS, Standing};
+use super::{Editor, MAX_ROWS, Standing, idempotency};
 use crate::budget::Scope;
 use crate::ledger::decide::CounterKey;
 use crate::ledger::store::insert_counters;
@@ -75,32 +73,17 @@ pub struct TopUp {
     pub reason: String,
 }
 
-/// One line of the audit log.
-#[derive(Debug, Clone)]
-pub struct AuditRow {
-    /// Its number; larger is later.
-    pub audit_id: i64,
-    /// When, Unix seconds.
-    pub at_unix_s: i64,
-    /// Who.
-    pub actor: String,
-    /// `insert`, `update` or `delete`.
-    pub action: String,
-    /// The table edited.
-    pub object: String,
-    /// The row before.
-    pub before: Option<serde_json::Value>,
-    /// The row after.
-    pub after: Option<serde_json::Value>,
-}
-
 /// Begins an edit in somebody's name; the audit log takes the name from the transaction.
 ///
 /// # Errors
-/// The database's.
-pub async fn begin_edit(pool: &PgPool, actor: &str) -> sqlx::Result<Transaction<'static, Postgres>> {
+/// The database's; see [`idempotency::is_running`].
+pub async fn begin_edit(pool: &PgPool, editor: &Editor) -> sqlx::Result<Transaction<'static, Postgres>> {
     let mut transaction = pool.begin().await?;
-    sqlx::query("select set_config('purser.actor', $1, true)").bind(actor).execute(&mut *transaction).await?;
+    let name = "select set_config('purser.actor', $1, true)";
+    sqlx::query(name).bind(&editor.name).execute(&mut *transaction).await?;
+    if let Some(key) = &editor.key {
+        idempotency::note(&mut transaction, key).await?;
+    }
     Ok(transaction)
 }
 
@@ -109,9 +92,9 @@ pub async fn begin_edit(pool: &PgPool, actor: &str) -> sqlx::Result<Transaction<
 ///
 /// # Errors
 /// The database's; a sum beyond what fits is one of class 22.
-pub async fn top_up(pool: &PgPool, actor: &str, top_up: &TopUp) -> sqlx::Result<Option<Standing>> {
+pub async fn top_up(pool: &PgPool, editor: &Editor, top_up: &TopUp) -> sqlx::Result<Option<Standing>> {
     insert_counters(pool, &[top_up.counter.clone()].into()).await?;
-    let mut transaction = begin_edit(pool, actor).await?;
+    let mut transaction = begin_edit(pool, editor).await?;
     let counter = &top_up.counter.counter;
     let raised = sqlx::query(
         "with raised as (
@@ -151,8 +134,8 @@ fn standing(row: &PgRow) -> sqlx::Result<Standing> {
 ///
 /// # Errors
 /// The database's.
-pub async fn set_rule(pool: &PgPool, actor: &str, rule: &RuleRow) -> sqlx::Result<()> {
-    let mut transaction = begin_edit(pool, actor).await?;
+pub async fn set_rule(pool: &PgPool, editor: &Editor, rule: &RuleRow) -> sqlx::Result<()> {
+    let mut transaction = begin_edit(pool, editor).await?;
     sqlx::query(
         "insert into call_rules (org, team, user_name, blocked, reason, allowed_models, denied_models,
                                  required_tiers, unknown_models)
@@ -180,8 +163,8 @@ pub async fn set_rule(pool: &PgPool, actor: &str, rule: &RuleRow) -> sqlx::Resul
 ///
 /// # Errors
 /// The database's.
-pub async fn delete_rule(pool: &PgPool, actor: &str, scope: &Scope) -> sqlx::Result<bool> {
-    let mut transaction = begin_edit(pool, actor).await?;
+pub async fn delete_rule(pool: &PgPool, editor: &Editor, scope: &Scope) -> sqlx::Result<bool> {
+    let mut transaction = begin_edit(pool, editor).await?;
     let done = sqlx::query("delete from call_rules where org = $1 and team = $2 and user_name = $3")
         .bind(&scope.org)
         .bind(&scope.team)
@@ -192,18 +175,19 @@ pub async fn delete_rule(pool: &PgPool, actor: &str, scope: &Scope) -> sqlx::Res
     Ok(done.rows_affected() > 0)
 }
 
-/// The rules of an org.
+/// The rules of an org, of one team alone where one is given.
 ///
 /// # Errors
 /// The database's.
-pub async fn rules_of(pool: &PgPool, org: &str) -> sqlx::Result<Vec<RuleRow>> {
+pub async fn rules_of(pool: &PgPool, org: &str, team: Option<&str>) -> sqlx::Result<Vec<RuleRow>> {
     let rows = sqlx::query(
         "select org, team, user_name, blocked, reason, allowed_models, denied_models, required_tiers,
                 unknown_models = 'deny' as deny_unknown_models
-           from call_rules where org = $1 order by team, user_name limit $2",
+           from call_rules where org = $1 and ($3::text is null or team = $3) order by team, user_name limit $2",
     )
     .bind(org)
     .bind(MAX_ROWS)
+    .bind(team)
     .fetch_all(pool)
     .await?;
     rows.iter()
@@ -247,8 +231,8 @@ fn override_row(row: &PgRow) -> sqlx::Result<OverrideRow> {
 ///
 /// # Errors
 /// The database's.
-pub async fn create_override(pool: &PgPool, new: &NewOverride) -> sqlx::Result<OverrideRow> {
-    let mut transaction = begin_edit(pool, &new.created_by).await?;
+pub async fn create_override(pool: &PgPool, editor: &Editor, new: &NewOverride) -> sqlx::Result<OverrideRow> {
+    let mut transaction = begin_edit(pool, editor).await?;
     let sql = format!(
         "insert into overrides (org, team, user_name, created_by, reason, expires_at)
          values ($1, $2, $3, $4, $5, now() + $6 * interval '1 minute') returning {OVERRIDE_COLUMNS}"
@@ -270,8 +254,8 @@ pub async fn create_override(pool: &PgPool, new: &NewOverride) -> sqlx::Result<O
 ///
 /// # Errors
 /// The database's.
-pub async fn end_override(pool: &PgPool, actor: &str, override_id: i64) -> sqlx::Result<bool> {
-    let mut transaction = begin_edit(pool, actor).await?;
+pub async fn end_override(pool: &PgPool, editor: &Editor, override_id: i64) -> sqlx::Result<bool> {
+    let mut transaction = begin_edit(pool, editor).await?;
     let done = sqlx::query(
         "update overrides set ended_at = now()
           where override_id = $1 and ended_at is null and expires_at > now()",
@@ -283,45 +267,26 @@ pub async fn end_override(pool: &PgPool, actor: &str, override_id: i64) -> sqlx:
     Ok(done.rows_affected() > 0)
 }
 
-/// The overrides of an org, latest first.
+/// Whose calls an override is for.
 ///
 /// # Errors
 /// The database's.
-pub async fn overrides_of(pool: &PgPool, org: &str) -> sqlx::Result<Vec<OverrideRow>> {
-    let sql =
-        format!("select {OVERRIDE_COLUMNS} from overrides where org = $1 order by override_id desc limit $2");
-    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(org).bind(MAX_ROWS).fetch_all(pool).await?;
-    rows.iter().map(override_row).collect()
+pub async fn override_scope(pool: &PgPool, override_id: i64) -> sqlx::Result<Option<Scope>> {
+    let sql = "select org, team, user_name from overrides where override_id = $1";
+    let row = sqlx::query(sql).bind(override_id).fetch_optional(pool).await?;
+    row.as_ref().map(scope).transpose()
 }
 
-/// The audit log of an org, latest first, before line `before`.
+/// The overrides of an org, of one team alone where one is given, latest first.
 ///
 /// # Errors
 /// The database's.
-pub async fn audit_of(pool: &PgPool, org: &str, before: i64, limit: i64) -> sqlx::Result<Vec<AuditRow>> {
-    let rows = sqlx::query(
-        "select audit_id, extract(epoch from at)::bigint as at_unix_s, actor, action, object, before, after
-           from audit_log where org = $1 and audit_id < $2 order by audit_id desc limit $3",
-    )
-    .bind(org)
-    .bind(before)
-    .bind(limit)
-    .fetch_all(pool)
-    .await?;
-    let json = |row: &PgRow, column: &str| -> sqlx::Result<Option<serde_json::Value>> {
-        Ok(row.try_get::<Option<Json<_>>, _>(column)?.map(|Json(value)| value))
-    };
-    rows.iter()
-        .map(|row| {
-            Ok(AuditRow {
-                audit_id: row.try_get("audit_id")?,
-                at_unix_s: row.try_get("at_unix_s")?,
-                actor: row.try_get("actor")?,
-                action: row.try_get("action")?,
-                object: row.try_get("object")?,
-                before: json(row, "before")?,
-                after: json(row, "after")?,
-            })
-        })
-        .collect()
+pub async fn overrides_of(pool: &PgPool, org: &str, team: Option<&str>) -> sqlx::Result<Vec<OverrideRow>> {
+    let sql = format!(
+        "select {OVERRIDE_COLUMNS} from overrides where org = $1 and ($3::text is null or team = $3)
+          order by override_id desc limit $2"
+    );
+    let rows =
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(org).bind(MAX_ROWS).bind(team).fetch_all(pool).await?;
+    rows.iter().map(override_row).collect()
 }

@@ -297,7 +297,11 @@ pub struct FlaggedModel {
 ///
 /// # Errors
 /// The database's.
-pub async fn flagged(pool: &PgPool, org: &str, days: i32) -> sqlx::Result<Vec<FlaggedModel>> {
+pub async fn flagged(
+    pool: &PgPool,
+    (org, team): (&str, Option<&str>),
+    days: i32,
+) -> sqlx::Result<Vec<FlaggedModel>> {
     let mut transaction = pool.begin().await?;
     sqlx::query("set local statement_timeout = '10s'").execute(&mut *transaction).await?;
     let rows = sqlx::query(
@@ -307,6 +311,7 @@ pub async fn flagged(pool: &PgPool, org: &str, days: i32) -> sqlx::Result<Vec<Fl
                 extract(epoch from max(f.occurred_at))::bigint as last_at_unix_s
            from llm_requests f
           where f.org = $1 and f.occurred_at > now() - $2 * interval '1 day' and f.price_flag <> ''
+            and ($4::text is null or f.team = $4)
             and not exists (select from llm_requests l where l.org = f.org and l.hold_id = f.hold_id
                                and l.entry > f.entry)
           group by f.provider, f.model, f.price_flag, f.unpriced
@@ -315,6 +320,7 @@ pub async fn flagged(pool: &PgPool, org: &str, days: i32) -> sqlx::Result<Vec<Fl
     .bind(org)
     .bind(days)
     .bind(super::MAX_ROWS)
+    .bind(team)
     .fetch_all(&mut *transaction)
     .await?;
     transaction.commit().await?;

@@ -6,6 +6,7 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{PgPool, Row};
 
+use super::Editor;
 use super::policies::begin_edit;
 
 /// A receiver to make.
@@ -67,8 +68,8 @@ fn webhook(row: &PgRow) -> sqlx::Result<WebhookRow> {
 ///
 /// # Errors
 /// The database's.
-pub async fn create(pool: &PgPool, actor: &str, new: &NewWebhook) -> sqlx::Result<Option<WebhookRow>> {
-    let mut transaction = begin_edit(pool, actor).await?;
+pub async fn create(pool: &PgPool, editor: &Editor, new: &NewWebhook) -> sqlx::Result<Option<WebhookRow>> {
+    let mut transaction = begin_edit(pool, editor).await?;
     sqlx::query("select pg_advisory_xact_lock(hashtext('purser.webhooks'))")
         .execute(&mut *transaction)
         .await?;
@@ -105,11 +106,11 @@ pub async fn of_org(pool: &PgPool, org: &str) -> sqlx::Result<Vec<WebhookRow>> {
 /// The database's.
 pub async fn change(
     pool: &PgPool,
-    actor: &str,
+    editor: &Editor,
     webhook_id: i64,
     change: &WebhookChange,
 ) -> sqlx::Result<Option<WebhookRow>> {
-    let mut transaction = begin_edit(pool, actor).await?;
+    let mut transaction = begin_edit(pool, editor).await?;
     let sql = format!(
         "update webhooks set url = coalesce($2, url), format = coalesce($3, format), secret = coalesce($4, secret)
           where webhook_id = $1 and archived_at is null returning {COLUMNS}"
@@ -129,8 +130,8 @@ pub async fn change(
 ///
 /// # Errors
 /// The database's.
-pub async fn archive(pool: &PgPool, actor: &str, webhook_id: i64) -> sqlx::Result<bool> {
-    let mut transaction = begin_edit(pool, actor).await?;
+pub async fn archive(pool: &PgPool, editor: &Editor, webhook_id: i64) -> sqlx::Result<bool> {
+    let mut transaction = begin_edit(pool, editor).await?;
     let done =
         sqlx::query("update webhooks set archived_at = now() where webhook_id = $1 and archived_at is null")
             .bind(webhook_id)
@@ -178,24 +179,40 @@ pub struct DeliveryRow {
     pub last_error: String,
 }
 
-/// An org's alerts before a number, the latest first, with their deliveries by alert.
+/// Whose alerts a receiver gets.
+///
+/// # Errors
+/// The database's.
+pub async fn org_of(pool: &PgPool, webhook_id: i64) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("select org from webhooks where webhook_id = $1 and archived_at is null")
+        .bind(webhook_id)
+        .fetch_optional(pool)
+        .await
+}
+
+/// An org's alerts, those on one team's budgets alone where one is given, before a number, the latest first, with their deliveries by alert.
 ///
 /// # Errors
 /// The database's.
 pub async fn alerts_of(
     pool: &PgPool,
-    org: &str,
+    (org, team): (&str, Option<&str>),
     before: i64,
     limit: i64,
 ) -> sqlx::Result<(Vec<AlertRow>, BTreeMap<i64, Vec<DeliveryRow>>)> {
     let rows = sqlx::query(
         "select alert_id, kind, budget_id, subject, extract(epoch from period_start)::bigint as start_unix_s,
                 threshold, extract(epoch from raised_at)::bigint as raised_unix_s, facts
-           from alerts where org = $1 and alert_id < $2 order by alert_id desc limit $3",
+           from alerts a where org = $1 and alert_id < $2
+            and ($4::text is null or exists (
+                    select from budgets b where b.org = a.org and b.budget_id = a.budget_id
+                       and (b.team = $4 or (b.team = '*' and a.subject = $4))))
+          order by alert_id desc limit $3",
     )
     .bind(org)
     .bind(before)
     .bind(limit)
+    .bind(team)
     .fetch_all(pool)
     .await?;
     let alerts = rows.iter().map(alert).collect::<sqlx::Result<Vec<_>>>()?;

@@ -1,65 +1,34 @@
-//! Budgets: make one, change its limit, list them with what they stand at.
-
-use std::sync::Arc;
+//! Budgets: make one, read one, list them with what they stand at, change one, archive one.
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
-use purser_protocol::{Tier, Window, format_usd};
-use serde::{Deserialize, Serialize};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 
-use super::holds::unix_now_s;
+use super::budget_terms::{Create, LIMIT, check, checked};
+use super::budget_views::{BudgetList, BudgetView, listing, one};
+use super::error::Problem;
 use super::ladder::LadderBody;
-use super::place::{Place, UsdText, actor, patterns};
-use super::{ApiError, AppState, validate};
-use crate::admin::{self, BudgetChange, BudgetRow, Changed, NewBudget, Standing};
-use crate::budget::{EACH, Mode, zone_or_utc};
-use crate::ladder::Ladder;
+use super::place::UsdText;
+use super::{ApiError, AppState, page, validate};
+use crate::access::Caller;
+use crate::admin::budgets::{self, BudgetChange, Changed, Expected, Listed};
+use crate::admin::{self, BudgetRow, Editor};
+use crate::budget::{EACH, Mode, Scope, zone_or_utc};
 use crate::ledger::decide::{CounterKey, CounterRef};
 use crate::ledger::store::insert_counters;
-use crate::pattern::Patterns;
-use crate::window::{Period, WindowError, period, rfc3339, time_zone};
+use crate::window::{Period, period};
 
-/// Field of the limit.
-const LIMIT: &str = "limit_usd";
-
-/// Most bytes the models of one budget may have together: they are part of the key that keeps a budget
-/// from being made twice.
-const MAX_MODELS_BYTES: usize = 1_024;
-
-/// A budget as an operator asks for it.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Create {
-    org: String,
-    team: Option<String>,
-    user: Option<String>,
-    window: Window,
-    #[serde(default = "utc")]
-    time_zone: String,
-    limit_usd: UsdText,
-    #[serde(default = "enforce")]
-    mode: Mode,
-    #[serde(default)]
-    strict: bool,
-    #[serde(default)]
-    models: Vec<String>,
-    #[serde(default)]
-    ladder: LadderBody,
-}
-
-fn utc() -> String {
-    "UTC".to_owned()
-}
-
-fn enforce() -> Mode {
-    Mode::Enforce
-}
+/// Most revisions that one `If-Match` may name.
+const MAX_ETAGS: usize = 16;
 
 /// A change of a budget; what is left out stays.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = BudgetChange)]
 pub struct Change {
     limit_usd: Option<UsdText>,
     mode: Option<Mode>,
@@ -69,70 +38,94 @@ pub struct Change {
 }
 
 /// Which budgets to list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct Filter {
+    /// The org.
+    #[param(example = "acme")]
     org: String,
-}
-
-/// A budget and what it stands at in the running period.
-#[derive(Debug, Serialize)]
-pub struct BudgetView {
-    budget_id: i64,
-    /// For one counted under a `*` budget: that budget.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    default_of: Option<i64>,
-    tier: Tier,
-    org: String,
+    /// This team's alone, and what each team gets.
     team: Option<String>,
+    /// This user's alone, and what each user gets.
     user: Option<String>,
-    window: Window,
-    time_zone: String,
-    mode: Mode,
-    strict: bool,
-    models: Vec<String>,
-    #[serde(skip_serializing_if = "Ladder::is_empty")]
-    ladder: Ladder,
-    limit_usd: String,
-    /// Added to the limit in the running period.
-    topped_up_usd: String,
-    period_start: Option<String>,
-    resets_at: Option<String>,
-    spent_usd: String,
-    held_usd: String,
-    remaining_usd: String,
+    /// Archived ones as well.
+    #[serde(default)]
+    #[param(required = false)]
+    archived: bool,
+    /// The `next_cursor` of the part before.
+    cursor: Option<String>,
+    /// Most rows in the answer.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<i64>,
 }
 
-/// A listing.
-#[derive(Debug, Serialize)]
-pub struct BudgetList {
-    budgets: Vec<BudgetView>,
+/// The number of a budget.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+#[allow(dead_code, reason = "for the document alone")]
+pub struct BudgetId {
+    /// Its number.
+    #[param(example = 1)]
+    budget_id: i64,
 }
 
-/// `POST /v1/budgets`.
+/// What an edit expects of what it edits.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "for the document alone")]
+pub struct IfMatch {
+    /// The `ETag` of the budget as it was read; `*` for whatever it is by now.
+    #[param(rename = "If-Match")]
+    if_match: String,
+}
+
+/// Makes a budget. A new one starts from what its running period has already spent.
+#[utoipa::path(post, path = "/v1/budgets", tag = "budgets", request_body = Create,
+    responses((status = 201, description = "Made.", body = BudgetView, headers(("ETag", description = "Its revision.")))))]
 pub async fn create(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    caller: Caller,
+    editor: Editor,
     body: Result<Json<Create>, JsonRejection>,
-) -> Result<(StatusCode, Json<BudgetView>), ApiError> {
-    let Json(create) = body?;
-    let budget = check(create, &state).map_err(ApiError::invalid)?;
-    let Some(row) = admin::create_budget(&state.pool, &actor(&headers)?, &budget).await? else {
+) -> Result<Response, ApiError> {
+    let (org, terms) = body?.0.split();
+    let budget = check(&org, terms, &state).map_err(ApiError::invalid)?;
+    caller.edits(&budget.scope)?;
+    let Some(row) = budgets::create(&state.pool, &editor, &budget).await? else {
         return Err(same_budget());
     };
     count_from_now(&state, &row).await?;
-    Ok((StatusCode::CREATED, Json(one(&state, row).await?)))
+    answer(&state, StatusCode::CREATED, row).await
 }
 
-/// `PATCH /v1/budgets/{budget_id}`: acts on the next hold; what was spent stays.
+/// Reads a budget, active or archived, with what it stands at.
+#[utoipa::path(get, path = "/v1/budgets/{budget_id}", tag = "budgets", params(BudgetId),
+    responses((status = 200, description = "The budget.", body = BudgetView, headers(("ETag", description = "Its revision.")))))]
+pub async fn read(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(budget_id): Path<String>,
+) -> Result<Response, ApiError> {
+    let row = visible(&state, &caller, &budget_id).await?;
+    answer(&state, StatusCode::OK, row).await
+}
+
+/// Changes a budget: acts on the next hold at every replica, and never touches what was spent.
+#[utoipa::path(patch, path = "/v1/budgets/{budget_id}", tag = "budgets", params(BudgetId, IfMatch), request_body = Change,
+    responses((status = 200, description = "Changed.", body = BudgetView, headers(("ETag", description = "Its revision."))),
+        (status = 409, description = "Another budget would be the same.", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "It was changed meanwhile.", body = Problem, content_type = "application/problem+json"),
+        (status = 428, description = "`If-Match` is missing.", body = Problem, content_type = "application/problem+json")))]
 pub async fn change(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    caller: Caller,
+    editor: Editor,
     Path(budget_id): Path<String>,
+    headers: HeaderMap,
     body: Result<Json<Change>, JsonRejection>,
-) -> Result<Json<BudgetView>, ApiError> {
+) -> Result<Response, ApiError> {
     let Json(change) = body?;
-    let number: i64 = budget_id.parse().map_err(|_| no_such_budget(&budget_id))?;
     let change = BudgetChange {
         limit_nanousd: change
             .limit_usd
@@ -150,24 +143,38 @@ pub async fn change(
     if changes_nothing {
         return Err(ApiError::invalid("expected one of limit_usd, mode, strict, ladder"));
     }
-    match admin::change_budget(&state.pool, &actor(&headers)?, number, change).await? {
-        Changed::To(row) => Ok(Json(one(&state, *row).await?)),
-        Changed::Missing => Err(no_such_budget(&budget_id)),
-        Changed::Clash => Err(same_budget()),
-    }
+    let row = editable(&state, &caller, &budget_id).await?;
+    let expected = expected(&headers, row.budget_id)?;
+    let changed = budgets::change(&state.pool, &editor, row.budget_id, &change, &expected).await?;
+    answer(&state, StatusCode::OK, after(changed, &budget_id)?).await
 }
 
-/// `DELETE /v1/budgets/{budget_id}`: it stops counting; its history stays.
+/// Archives a budget: it stops counting; its history stays.
+#[utoipa::path(delete, path = "/v1/budgets/{budget_id}", tag = "budgets", params(BudgetId, IfMatch),
+    responses((status = 204, description = "Archived."),
+        (status = 412, description = "It was changed meanwhile.", body = Problem, content_type = "application/problem+json"),
+        (status = 428, description = "`If-Match` is missing.", body = Problem, content_type = "application/problem+json")))]
 pub async fn archive(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    caller: Caller,
+    editor: Editor,
     Path(budget_id): Path<String>,
+    headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
-    let number: i64 = budget_id.parse().map_err(|_| no_such_budget(&budget_id))?;
-    if admin::archive_budget(&state.pool, &actor(&headers)?, number).await? {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(no_such_budget(&budget_id))
+    let row = editable(&state, &caller, &budget_id).await?;
+    let expected = expected(&headers, row.budget_id)?;
+    after(budgets::archive(&state.pool, &editor, row.budget_id, &expected).await?, &budget_id)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn after(changed: Changed, budget_id: &str) -> Result<BudgetRow, ApiError> {
+    match changed {
+        Changed::To(row) => Ok(*row),
+        Changed::Missing => Err(no_such_budget(budget_id)),
+        Changed::Clash => Err(same_budget()),
+        Changed::Meanwhile => Err(ApiError::changed_meanwhile(format!(
+            "If-Match: budget {budget_id} was changed meanwhile; read it again for its ETag"
+        ))),
     }
 }
 
@@ -181,19 +188,95 @@ pub(super) fn no_such_budget(budget_id: impl std::fmt::Display) -> ApiError {
     ApiError::not_found(format!("there is no active budget {budget_id}"))
 }
 
-/// `GET /v1/budgets?org=…`.
+/// A budget of this caller's, active or archived; what is another's is as if it did not exist.
+pub(super) async fn visible(
+    state: &AppState,
+    caller: &Caller,
+    budget_id: &str,
+) -> Result<BudgetRow, ApiError> {
+    let none = || ApiError::not_found(format!("there is no budget {budget_id}"));
+    let number: i64 = budget_id.parse().map_err(|_| none())?;
+    let row = budgets::find(&state.pool, number).await?.ok_or_else(none)?;
+    if caller.may_read(&row.set.scope) { Ok(row) } else { Err(none()) }
+}
+
+/// The same of an active one that this caller may edit.
+pub(super) async fn editable(
+    state: &AppState,
+    caller: &Caller,
+    budget_id: &str,
+) -> Result<BudgetRow, ApiError> {
+    caller.edits_anything()?;
+    let row = visible(state, caller, budget_id).await.ok().filter(|row| row.archived_at_unix_s.is_none());
+    row.filter(|row| caller.may_edit(&row.set.scope)).ok_or_else(|| no_such_budget(budget_id))
+}
+
+/// What a budget is known by for `If-Match`: what was set, not what it stands at.
+fn etag(row: &BudgetRow) -> String {
+    format!("\"{}-{}\"", row.budget_id, row.revision)
+}
+
+/// The revisions of a budget that an `If-Match` names.
+fn expected(headers: &HeaderMap, budget_id: i64) -> Result<Expected, ApiError> {
+    let Some(given) = headers.get(header::IF_MATCH) else {
+        return Err(ApiError::precondition_required(
+            "If-Match: expected the budget's ETag, or * to edit whatever it is by now",
+        ));
+    };
+    let given = given.to_str().unwrap_or_default().trim();
+    if given == "*" {
+        return Ok(None);
+    }
+    let start = format!("\"{budget_id}-");
+    let revision = |tag: &str| tag.trim().strip_prefix(&start)?.strip_suffix('"')?.parse().ok();
+    Ok(Some(given.split(',').take(MAX_ETAGS).filter_map(revision).collect()))
+}
+
+pub(super) async fn answer(
+    state: &AppState,
+    status: StatusCode,
+    row: BudgetRow,
+) -> Result<Response, ApiError> {
+    let etag = etag(&row);
+    let view: BudgetView = one(state, row).await?;
+    let headers: [(HeaderName, String); 1] = [(header::ETAG, etag)];
+    Ok((status, headers, Json(view)).into_response())
+}
+
+/// Lists the budgets of an org with what they stand at; those counted under a `*` budget as well.
+#[utoipa::path(get, path = "/v1/budgets", tag = "budgets", params(Filter),
+    responses((status = 200, description = "Part of the listing.", body = BudgetList)))]
 pub async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Json<BudgetList>, ApiError> {
     let Query(filter) = filter?;
-    validate::name("org", &filter.org).map_err(ApiError::invalid)?;
-    Ok(Json(BudgetList { budgets: views(&state, &filter.org, None).await? }))
+    for (field, value) in
+        [("org", Some(&filter.org)), ("team", filter.team.as_ref()), ("user", filter.user.as_ref())]
+    {
+        value.map_or(Ok(()), |value| validate::name(field, value)).map_err(ApiError::invalid_parameter)?;
+    }
+    let seen = caller.reads_org(&filter.org)?;
+    if let (Some(own), Some(asked)) = (&seen.team, &filter.team)
+        && own != asked
+    {
+        caller.reads(&Scope::new(&filter.org, asked, ""))?;
+    }
+    let listed = Listed {
+        org: filter.org,
+        team: seen.team.or(filter.team),
+        user: filter.user,
+        archived: filter.archived,
+        from_id: 0,
+        limit: page::limit(filter.limit)?,
+    };
+    Ok(Json(listing(&state, listed, filter.cursor.as_deref()).await?))
 }
 
 /// Makes the running period's counter, so that the budget shows at once what its period has spent. The
 /// first hold would make it as well; a `*` budget's counters wait for their subjects.
-async fn count_from_now(state: &AppState, row: &BudgetRow) -> Result<(), ApiError> {
+pub(super) async fn count_from_now(state: &AppState, row: &BudgetRow) -> Result<(), ApiError> {
     let scope = &row.set.scope;
     if scope.team == EACH || scope.user == EACH {
         return Ok(());
@@ -203,9 +286,12 @@ async fn count_from_now(state: &AppState, row: &BudgetRow) -> Result<(), ApiErro
 }
 
 pub(super) async fn running_period(state: &AppState, row: &BudgetRow) -> Result<Period, ApiError> {
+    period_at(row, admin::now_unix_s(&state.pool).await?)
+}
+
+pub(super) fn period_at(row: &BudgetRow, at_unix_s: i64) -> Result<Period, ApiError> {
     let zone = zone_or_utc(row.budget_id, &row.set.time_zone);
-    let now_unix_s = admin::now_unix_s(&state.pool).await?;
-    period(row.set.window, &zone, now_unix_s).map_err(|error| ApiError::unavailable(error.to_string()))
+    period(row.set.window, &zone, at_unix_s).map_err(|error| ApiError::unavailable(error.to_string()))
 }
 
 pub(super) fn counter_key(row: &BudgetRow, subject: &str, period: Period) -> CounterKey {
@@ -215,114 +301,4 @@ pub(super) fn counter_key(row: &BudgetRow, subject: &str, period: Period) -> Cou
         period_start_unix_s: period.start_unix_s,
     };
     CounterKey { org: row.set.scope.org.clone(), counter }
-}
-
-fn check(create: Create, state: &AppState) -> Result<NewBudget, String> {
-    let scope = Place { org: create.org, team: create.team, user: create.user }.scope()?;
-    Ok(NewBudget {
-        scope,
-        window: create.window,
-        time_zone: canonical_zone(&create.time_zone)?,
-        limit_nanousd: create.limit_usd.nanousd(LIMIT)?,
-        mode: create.mode,
-        strict: create.strict,
-        models: models(create.models)?,
-        ladder: checked(create.ladder, state)?,
-    })
-}
-
-/// The ladder, if the price list of now knows its models.
-fn checked(ladder: LadderBody, state: &AppState) -> Result<Ladder, String> {
-    let prices = Arc::clone(&state.prices.borrow());
-    ladder.check(&prices, unix_now_s())
-}
-
-fn models(names: Vec<String>) -> Result<Patterns, String> {
-    let models = patterns("models", names)?;
-    let bytes: usize = models.names().iter().map(String::len).sum();
-    if bytes > MAX_MODELS_BYTES {
-        return Err(format!("models: expected at most {MAX_MODELS_BYTES} bytes in all, got {bytes}"));
-    }
-    Ok(models)
-}
-
-/// The zone in the time zone database's own spelling and under one name, so that the same zone is the
-/// same budget.
-fn canonical_zone(name: &str) -> Result<String, String> {
-    let zone = time_zone(name).map_err(|error| error.to_string())?;
-    match zone.iana_name().unwrap_or(name) {
-        // The database's names for "nobody knows", which would count as UTC.
-        "Etc/Unknown" | "Factory" => Err(WindowError::UnknownTimeZone(name.to_owned()).to_string()),
-        "Etc/UTC" | "Etc/UCT" | "UCT" | "Etc/Zulu" | "Zulu" | "Etc/Universal" | "Universal" => {
-            Ok("UTC".to_owned())
-        }
-        spelled => Ok(spelled.to_owned()),
-    }
-}
-
-async fn one(state: &AppState, row: BudgetRow) -> Result<BudgetView, ApiError> {
-    let budget_id = row.budget_id;
-    views(state, &row.set.scope.org, Some(budget_id))
-        .await?
-        .into_iter()
-        .find(|view| view.default_of.is_none())
-        .ok_or_else(|| no_such_budget(budget_id))
-}
-
-async fn views(state: &AppState, org: &str, only: Option<i64>) -> Result<Vec<BudgetView>, ApiError> {
-    let (now_unix_s, rows) = admin::budgets_of(&state.pool, org).await?;
-    let rows: Vec<(BudgetRow, Period)> = rows
-        .into_iter()
-        .filter(|row| only.is_none_or(|id| id == row.budget_id))
-        .map(|row| {
-            let zone = zone_or_utc(row.budget_id, &row.set.time_zone);
-            let period = period(row.set.window, &zone, now_unix_s)?;
-            Ok((row, period))
-        })
-        .collect::<Result<_, crate::window::WindowError>>()
-        .map_err(|error| ApiError::unavailable(error.to_string()))?;
-    let periods: Vec<(i64, i64)> =
-        rows.iter().map(|(row, period)| (row.budget_id, period.start_unix_s)).collect();
-    let mut standings = admin::standings(&state.pool, org, &periods).await?;
-    let views = rows.iter().flat_map(|(row, period)| {
-        let mut counted = standings.remove(&row.budget_id).unwrap_or_default();
-        if !counted.iter().any(|standing| standing.subject.is_empty()) {
-            counted.insert(0, Standing::default());
-        }
-        counted.into_iter().map(|standing| view(row, *period, &standing)).collect::<Vec<_>>()
-    });
-    Ok(views.collect())
-}
-
-pub(super) fn view(row: &BudgetRow, period: Period, standing: &Standing) -> BudgetView {
-    let set = &row.set;
-    let scope = &set.scope;
-    let each = !standing.subject.is_empty();
-    let place = |name: &str| {
-        let shown = if each && name == EACH { standing.subject.as_str() } else { name };
-        (!shown.is_empty()).then(|| shown.to_owned())
-    };
-    let limit_nanousd = set.limit_nanousd.saturating_add(standing.topped_up_nanousd);
-    let left = limit_nanousd.saturating_sub(standing.spent_nanousd).saturating_sub(standing.held_nanousd);
-    BudgetView {
-        budget_id: row.budget_id,
-        default_of: each.then_some(row.budget_id),
-        tier: scope.tier(),
-        org: scope.org.clone(),
-        team: place(&scope.team),
-        user: place(&scope.user),
-        window: set.window,
-        time_zone: set.time_zone.clone(),
-        mode: set.mode,
-        strict: set.strict,
-        models: set.models.names().to_vec(),
-        ladder: set.ladder.clone(),
-        limit_usd: format_usd(set.limit_nanousd),
-        topped_up_usd: format_usd(standing.topped_up_nanousd),
-        period_start: rfc3339(period.start_unix_s),
-        resets_at: period.end_unix_s.and_then(rfc3339),
-        spent_usd: format_usd(standing.spent_nanousd),
-        held_usd: format_usd(standing.held_nanousd),
-        remaining_usd: format_usd(left),
-    }
 }

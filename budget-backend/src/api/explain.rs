@@ -14,8 +14,11 @@ use uuid::Uuid;
 
 use super::explained::{Explanation, Found};
 use super::holds::{ask, identify, pricer_of, unix_now_us};
+use super::openapi::QuestionBody;
 use super::verdict::Caller;
 use super::{ApiError, AppState};
+use crate::access;
+use crate::budget::Scope;
 use crate::config::EstimateConfig;
 use crate::identity::Identities;
 use crate::learned::LearnedLengths;
@@ -91,9 +94,12 @@ impl From<ExplainError> for ApiError {
     }
 }
 
-/// `POST /v1/explain`.
+/// Tells how a call would be decided just now, and why. Holds nothing. For a team's caller: calls of the team.
+#[utoipa::path(post, path = "/v1/explain", tag = "looking closer", request_body = QuestionBody,
+    responses((status = 200, description = "The verdict, and what it came from.", body = Object)))]
 pub async fn explain(
     State(state): State<AppState>,
+    asker: access::Caller,
     body: Result<Json<Question>, JsonRejection>,
 ) -> Result<Json<Explanation>, ApiError> {
     let Json(question) = body?;
@@ -103,7 +109,12 @@ pub async fn explain(
         identities: Arc::clone(&state.identities.borrow()),
         estimates: state.estimates,
     };
-    Ok(Json(answer(&state.pool, question, &known).await?))
+    let request = request(question);
+    if let Some(payer) = identify(&known.identities, &request).map_err(ApiError::invalid)? {
+        let name = |name: &Option<String>| name.clone().unwrap_or_default();
+        asker.reads(&Scope { org: payer.org.clone(), team: name(&payer.team), user: name(&payer.user) })?;
+    }
+    Ok(Json(explained(&state.pool, request, &known).await?))
 }
 
 /// Explains.
@@ -111,7 +122,10 @@ pub async fn explain(
 /// # Errors
 /// [`ExplainError`].
 pub async fn answer(pool: &PgPool, question: Question, known: &Known) -> Result<Explanation, ExplainError> {
-    let request = request(question);
+    explained(pool, request(question), known).await
+}
+
+async fn explained(pool: &PgPool, request: HoldRequest, known: &Known) -> Result<Explanation, ExplainError> {
     let payer = identify(&known.identities, &request).map_err(ExplainError::Invalid)?;
     let Some(payer) = payer else {
         let (verdict, _) = Caller::of(&request, &request.payer).unidentified(unix_now_us());

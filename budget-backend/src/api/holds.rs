@@ -35,9 +35,10 @@ pub async fn create(
     let verdict = match identified {
         Ok(Some(payer)) => decide(&state, request, payer, deadline).await?,
         Ok(None) => {
-            let (verdict, noted) = Caller::of(&request, &request.payer).unidentified(unix_now_us());
+            let caller = Caller::of(&request, &request.payer);
+            let (verdict, noted) = caller.unidentified(unix_now_us());
             state.tracker.verdicts().note(&noted);
-            verdict
+            keep(&state, &caller, verdict)
         }
         Err(message) => deny(DenyReason::NotPriceable, message),
     };
@@ -71,7 +72,7 @@ async fn decide(
     let pricer = pricer(state, &request, &payer);
     let quoted = match pricer.price(&request.call.model) {
         Ok(quoted) => quoted,
-        Err(message) => return Ok(deny(DenyReason::NotPriceable, message)),
+        Err(message) => return Ok(keep(state, &caller, deny(DenyReason::NotPriceable, message))),
     };
     if quoted.quote.unknown_model {
         state.flagged.warn_once(&request.call.provider, &request.call.model, "ceiling", &[]);
@@ -83,7 +84,15 @@ async fn decide(
     for noted in caller.notes(&decision, unix_now_us()) {
         state.tracker.verdicts().note(&noted);
     }
-    Ok(caller.verdict(decision))
+    Ok(keep(state, &caller, caller.verdict(decision)))
+}
+
+/// Keeps a refusal for whoever asks why.
+fn keep(state: &AppState, caller: &Caller, verdict: Verdict) -> Verdict {
+    if let Some(denial) = caller.denial(&verdict, unix_now_us()) {
+        state.tracker.verdicts().keep(denial);
+    }
+    verdict
 }
 
 /// What prices the call, with any model.

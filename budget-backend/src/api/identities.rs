@@ -3,26 +3,27 @@
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use purser_protocol::{ClaimKind, Payer};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::place::{actor, name};
-use super::{ApiError, AppState, validate};
+use super::openapi::PayerView;
+use super::place::name;
+use super::{ApiError, AppState, page, validate};
+use crate::access::Caller;
+use crate::admin::Editor;
 use crate::admin::identities::{self, IdentityRow};
+use crate::budget::Scope;
 use crate::identity::{claim, kind_from_name};
 use crate::window::rfc3339;
 
-/// Rows of one answer, when nothing else is asked.
-const PAGE_ROWS: i64 = 200;
-
-/// Most rows of one answer.
-const MAX_PAGE_ROWS: i64 = 1_000;
-
 /// An identity as an operator makes it known.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewIdentity)]
 pub struct Create {
+    /// `api_key_sha256`, `spiffe_id` or `namespace`.
     kind: String,
     value: String,
     org: String,
@@ -31,44 +32,59 @@ pub struct Create {
 }
 
 /// Which identities to list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct Filter {
+    /// The org.
+    #[param(example = "acme")]
     org: String,
+    /// `api_key_sha256`, `spiffe_id` or `namespace`.
     kind: Option<String>,
-    after: Option<i64>,
+    /// The `next_cursor` of the part before.
+    cursor: Option<String>,
+    /// Most rows in the answer.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<i64>,
 }
 
 /// An identity.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Identity)]
 pub struct IdentityView {
     identity_id: i64,
     kind: &'static str,
     value: String,
     #[serde(flatten)]
+    #[schema(value_type = PayerView, inline)]
     payer: Payer,
+    #[schema(required)]
     created_at: Option<String>,
 }
 
-/// Part of a listing; `next_after` continues it.
-#[derive(Debug, Serialize)]
+/// Part of a listing; `next_cursor` continues it.
+#[derive(Debug, Serialize, ToSchema)]
 pub struct IdentityList {
     identities: Vec<IdentityView>,
-    next_after: Option<i64>,
+    #[schema(required)]
+    next_cursor: Option<String>,
 }
 
-/// `POST /v1/identities`: every replica knows it a moment later.
+/// Makes an identity known: every replica knows it a moment later.
+#[utoipa::path(post, path = "/v1/identities", tag = "callers", request_body = Create,
+    responses((status = 201, description = "Known.", body = IdentityView)))]
 pub async fn create(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    caller: Caller,
+    editor: Editor,
     body: Result<Json<Create>, JsonRejection>,
 ) -> Result<(StatusCode, Json<IdentityView>), ApiError> {
     let Json(body) = body?;
     let kind = kind(&body.kind)?;
     let claim = claim(kind, &body.value).map_err(ApiError::invalid)?;
     let payer = payer(body).map_err(ApiError::invalid)?;
-    match identities::create(&state.pool, &actor(&headers)?, &claim, &payer).await? {
+    caller.edits(&place_of(&payer))?;
+    match identities::create(&state.pool, &editor, &claim, &payer).await? {
         Some(row) => Ok((StatusCode::CREATED, Json(view(row)))),
         None => Err(ApiError::conflict(
             "an identity of this kind and value exists; DELETE /v1/identities/{identity_id} forgets it",
@@ -76,38 +92,61 @@ pub async fn create(
     }
 }
 
-/// `GET /v1/identities?org=…[&kind=…][&after=…][&limit=…]`: by number.
+/// Lists who is known by what, by number.
+#[utoipa::path(get, path = "/v1/identities", tag = "callers", params(Filter),
+    responses((status = 200, description = "Part of the listing.", body = IdentityList)))]
 pub async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Json<IdentityList>, ApiError> {
     let Query(filter) = filter?;
-    validate::name("org", &filter.org).map_err(ApiError::invalid)?;
+    validate::name("org", &filter.org).map_err(ApiError::invalid_parameter)?;
+    let seen = caller.reads_org(&filter.org)?;
     let kind = filter.kind.as_deref().map(kind).transpose()?;
-    let limit = filter.limit.unwrap_or(PAGE_ROWS);
-    if !(1..=MAX_PAGE_ROWS).contains(&limit) {
-        return Err(ApiError::invalid(format!("limit: expected 1 to {MAX_PAGE_ROWS}, got {limit}")));
-    }
-    let after = filter.after.unwrap_or_default();
-    let rows = identities::page(&state.pool, &filter.org, kind, after, limit).await?;
-    let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
-    let next_after = rows.last().filter(|_| full).map(|row| row.identity_id);
-    Ok(Json(IdentityList { identities: rows.into_iter().map(view).collect(), next_after }))
+    let limit = page::limit(filter.limit)?;
+    let after = page::number(filter.cursor.as_deref())?.unwrap_or_default();
+    let whose = (filter.org.as_str(), seen.team.as_deref());
+    let rows = identities::page(&state.pool, whose, kind, after, limit.saturating_add(1)).await?;
+    let (rows, next_cursor) = page::cut(rows, limit, |row| row.identity_id);
+    Ok(Json(IdentityList { identities: rows.into_iter().map(view).collect(), next_cursor }))
 }
 
-/// `DELETE /v1/identities/{identity_id}`: it names nobody any more; calls of the past keep their payer.
+/// The number of an identity.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+#[allow(dead_code, reason = "for the document alone")]
+pub struct IdentityId {
+    /// Its number.
+    #[param(example = 1)]
+    identity_id: i64,
+}
+
+/// Makes an identity name nobody any more; calls of the past keep their payer.
+#[utoipa::path(delete, path = "/v1/identities/{identity_id}", tag = "callers", params(IdentityId),
+    responses((status = 204, description = "Forgotten.")))]
 pub async fn archive(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    caller: Caller,
+    editor: Editor,
     Path(identity_id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let none = || ApiError::not_found(format!("there is no identity {identity_id}"));
     let number: i64 = identity_id.parse().map_err(|_| none())?;
-    if identities::archive(&state.pool, &actor(&headers)?, number).await? {
+    let payer = identities::payer(&state.pool, number).await?.ok_or_else(none)?;
+    if !caller.may_edit(&place_of(&payer)) {
+        return Err(none());
+    }
+    if identities::archive(&state.pool, &editor, number).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(none())
     }
+}
+
+fn place_of(payer: &Payer) -> Scope {
+    let name = |name: &Option<String>| name.clone().unwrap_or_default();
+    Scope { org: payer.org.clone(), team: name(&payer.team), user: name(&payer.user) }
 }
 
 fn kind(name: &str) -> Result<ClaimKind, ApiError> {

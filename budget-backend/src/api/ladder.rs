@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::place::name;
 use crate::ladder::{Clamp, Degrade, Ladder, MAX_MODELS};
@@ -10,23 +11,26 @@ use crate::pricing::{Price, PriceBook};
 
 // As in `crate::ladder`, but a misspelt step is a mistake here.
 /// The steps; what is left out is off.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewLadder)]
 pub struct LadderBody {
     warn_at_percent: Option<u32>,
     degrade: Option<DegradeBody>,
     clamp: Option<ClampBody>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewDegrade)]
 struct DegradeBody {
     at_percent: u32,
     models: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewClamp)]
 struct ClampBody {
     floor_tokens: u64,
 }

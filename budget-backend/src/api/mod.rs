@@ -2,21 +2,34 @@
 
 mod accept;
 mod alerts;
+mod apply;
+mod audit;
 mod auth;
+mod budget_terms;
+mod budget_views;
 mod budgets;
+mod cursor;
+mod erasure;
 mod error;
 pub mod explain;
 mod explained;
+mod fault;
 mod health;
 mod holds;
+mod idempotency;
 mod identities;
 mod ladder;
 mod lint;
+mod me;
 mod metrics;
+mod openapi;
+mod page;
 mod place;
 mod policies;
 mod prices;
+mod requests;
 mod settlements;
+pub mod tokens;
 mod top_ups;
 mod usage;
 mod validate;
@@ -31,11 +44,14 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, patch, post};
+use axum::routing::{get, post};
 use purser_protocol::{HOLDS_PATH, MARKER_HEADER, MARKER_VALUE, SETTLEMENTS_PATH};
 use sqlx::PgPool;
 use tokio::sync::watch;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::access::Doors;
 use crate::alerts::webhook::Reach;
 use crate::config::EstimateConfig;
 use crate::flagged::Flagged;
@@ -48,9 +64,8 @@ use crate::server::presence::Presence;
 use crate::spool::Spool;
 use crate::tracker::Tracker;
 
-use auth::require_token;
+use auth::{require_certificate, require_filter, require_operator};
 
-pub use auth::Tokens;
 pub use error::ApiError;
 pub use metrics::metrics_router;
 pub use settlements::commit;
@@ -77,10 +92,8 @@ pub struct AppState {
     pub flagged: Flagged,
     /// Where receivers of alerts may be.
     pub webhook_reach: Reach,
-    /// What filters authenticate with.
-    pub tokens: Tokens,
-    /// What operators authenticate with.
-    pub admin_tokens: Tokens,
+    /// What filters and operators authenticate with.
+    pub doors: Doors,
     /// Whether the database is there.
     pub presence: Presence,
     /// Where settlements are kept meanwhile, if anywhere.
@@ -89,6 +102,35 @@ pub struct AppState {
     pub body_limit: Duration,
     /// What is held for output.
     pub estimates: EstimateConfig,
+}
+
+/// The operators' routes with what the document says of them. Each needs an operator's token.
+fn operators() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(usage::report))
+        .routes(routes!(requests::list))
+        .routes(routes!(requests::one))
+        .routes(routes!(me::me))
+        .routes(routes!(erasure::create))
+        .routes(routes!(budgets::list, budgets::create))
+        .routes(routes!(apply::apply))
+        .routes(routes!(budgets::read, budgets::change, budgets::archive))
+        .routes(routes!(budget_views::periods))
+        .routes(routes!(top_ups::top_up))
+        .routes(routes!(policies::rules, policies::set_rule, policies::delete_rule))
+        .routes(routes!(policies::overrides, policies::start_override))
+        .routes(routes!(policies::end_override))
+        .routes(routes!(explain::explain))
+        .routes(routes!(lint::lint))
+        .routes(routes!(identities::list, identities::create))
+        .routes(routes!(identities::archive))
+        .routes(routes!(prices::flagged))
+        .routes(routes!(audit::list))
+        .routes(routes!(alerts::list))
+        .routes(routes!(alerts::webhooks, alerts::create_webhook))
+        .routes(routes!(alerts::change_webhook, alerts::delete_webhook))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
 }
 
 /// The whole service.
@@ -100,36 +142,27 @@ pub fn router(state: AppState) -> Router {
         )
         .route(SETTLEMENTS_PATH, post(settlements::create))
         .layer(from_fn_with_state(Load::of_filters(state.body_limit), bound))
-        .layer(from_fn_with_state(state.tokens.clone(), require_token));
-    let operators = Router::new()
-        .route("/v1/usage", get(usage::report))
-        .route("/v1/budgets", get(budgets::list).post(budgets::create))
-        .route("/v1/budgets/{budget_id}", patch(budgets::change).delete(budgets::archive))
-        .route("/v1/budgets/{budget_id}/top-ups", post(top_ups::top_up))
-        .route("/v1/rules", get(policies::rules).put(policies::set_rule).delete(policies::delete_rule))
-        .route("/v1/overrides", get(policies::overrides).post(policies::start_override))
-        .route("/v1/overrides/{override_id}", delete(policies::end_override))
-        .route("/v1/explain", post(explain::explain))
-        .route("/v1/lint", get(lint::lint))
-        .route("/v1/identities", get(identities::list).post(identities::create))
-        .route("/v1/identities/{identity_id}", delete(identities::archive))
-        .route("/v1/prices/flagged", get(prices::flagged))
-        .route("/v1/audit", get(policies::audit))
-        .route("/v1/alerts", get(alerts::list))
-        .route("/v1/webhooks", get(alerts::webhooks).post(alerts::create_webhook))
-        .route("/v1/webhooks/{webhook_id}", patch(alerts::change_webhook).delete(alerts::delete_webhook))
+        .layer(from_fn_with_state(state.doors.clone(), require_filter));
+    let (operators, document) = operators().split_for_parts();
+    let operators = operators
+        .layer(from_fn_with_state(state.pool.clone(), idempotency::once))
         .layer(from_fn_with_state(Load::of_operators(state.body_limit), bound))
-        .layer(from_fn_with_state(state.admin_tokens.clone(), require_token));
+        .layer(from_fn_with_state(state.doors.clone(), require_operator));
+    let documents = openapi::routes(&openapi::complete(document))
+        .layer(from_fn_with_state(Load::of_probes(state.body_limit), bound))
+        .layer(from_fn(require_certificate));
     let ready = get(health::ready).layer(from_fn_with_state(Load::of_probes(state.body_limit), bound));
     Router::new()
         .merge(data_plane)
         .merge(operators)
+        .merge(documents)
         .route("/healthz", get(health::alive))
         .route("/readyz", ready)
         .fallback(|| async { ApiError::not_found("no such path") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn(mark))
+        .layer(from_fn(crate::telemetry::trace))
         .with_state(state)
 }
 

@@ -2,28 +2,23 @@
 
 use std::fmt;
 
-use axum::http::HeaderMap;
 use purser_protocol::parse_usd;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::{ApiError, validate};
+use super::validate;
 use crate::budget::{EACH, Scope};
 use crate::pattern::{MAX_PATTERNS, Patterns};
-
-/// Header in which an operator's tool says in whose name it edits.
-const ACTOR_HEADER: &str = "x-purser-actor";
-
-/// Who edits when nobody says.
-const UNNAMED_ACTOR: &str = "admin token";
 
 /// Most characters of a wrong amount that are repeated in the answer.
 const MAX_SHOWN_CHARS: usize = 40;
 
 /// A place: an org, a team of it, or a user of a team; `*` in the last place means each one.
 // A misspelt team must not turn into the whole org.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct Place {
     /// The organisation.
     pub org: String,
@@ -88,7 +83,8 @@ pub fn words(field: &str, value: &str) -> Result<(), String> {
 }
 
 /// An amount in USD as an operator writes it: text, since a JSON number may have been through a float.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, ToSchema)]
+#[schema(as = Usd, value_type = String, pattern = r"^[0-9]{1,10}(\.[0-9]{1,9})?$", example = "12.50")]
 pub struct UsdText(String);
 
 impl UsdText {
@@ -140,16 +136,4 @@ pub fn patterns(field: &str, names: Vec<String>) -> Result<Patterns, String> {
         name(&format!("{field}[{number}]"), pattern)?;
     }
     Ok(Patterns::new(names))
-}
-
-/// In whose name an edit is made.
-///
-/// # Errors
-/// 422 for a name that can't be stored.
-pub fn actor(headers: &HeaderMap) -> Result<String, ApiError> {
-    let Some(value) = headers.get(ACTOR_HEADER) else { return Ok(UNNAMED_ACTOR.to_owned()) };
-    let expected = || ApiError::invalid(format!("{ACTOR_HEADER}: expected visible ASCII characters"));
-    let name = value.to_str().map_err(|_| expected())?;
-    words(ACTOR_HEADER, name).map_err(ApiError::invalid)?;
-    Ok(name.to_owned())
 }

@@ -1,34 +1,39 @@
-//! Rules (kill switches, model lists, required budgets), overrides, and the audit log.
+//! Rules (kill switches, model lists, required budgets) and overrides.
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use purser_protocol::Tier;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::place::{Place, actor, patterns, words};
+use super::openapi::TierName;
+use super::place::{Place, patterns, words};
 use super::{ApiError, AppState, validate};
-use crate::admin::policies::{self, AuditRow, NewOverride, OverrideRow, RuleRow};
+use crate::access::Caller;
+use crate::admin::Editor;
+use crate::admin::policies::{self, NewOverride, OverrideRow, RuleRow};
 use crate::pattern::Patterns;
 use crate::window::rfc3339;
 
 /// Longest override, minutes: whoever needs more than a day raises the budget.
 const MAX_OVERRIDE_MINUTES: i32 = 24 * 60;
 
-/// Lines of the audit log in one answer.
-const AUDIT_LINES: i64 = 200;
-
 /// Which org to list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct OrgFilter {
+    /// The org.
+    #[param(example = "acme")]
     org: String,
 }
 
 /// A rule of one place.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = Rule)]
 pub struct RuleBody {
     org: String,
     team: Option<String>,
@@ -42,13 +47,14 @@ pub struct RuleBody {
     #[serde(default)]
     denied_models: Vec<String>,
     #[serde(default)]
+    #[schema(value_type = Vec<TierName>)]
     required_tiers: Vec<Tier>,
     #[serde(default, skip_serializing_if = "UnknownModels::is_ceiling")]
     unknown_models: UnknownModels,
 }
 
 /// What becomes of calls to models without a price of their own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UnknownModels {
     /// They are charged at the dearest known rate.
@@ -66,42 +72,54 @@ impl UnknownModels {
 }
 
 /// A listing of rules.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct RuleList {
     rules: Vec<RuleBody>,
 }
 
-/// `PUT /v1/rules`: sets the rule of a place, whole; acts on the next hold.
+/// Sets the rule of a place, whole; acts on the next hold.
+#[utoipa::path(put, path = "/v1/rules", tag = "rules", request_body = RuleBody,
+    responses((status = 200, description = "Set.", body = RuleBody)))]
 pub async fn set_rule(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    caller: Caller,
+    editor: Editor,
     body: Result<Json<RuleBody>, JsonRejection>,
 ) -> Result<Json<RuleBody>, ApiError> {
     let Json(body) = body?;
     let rule = check_rule(body).map_err(ApiError::invalid)?;
-    policies::set_rule(&state.pool, &actor(&headers)?, &rule).await?;
+    caller.edits(&rule.scope)?;
+    policies::set_rule(&state.pool, &editor, &rule).await?;
     Ok(Json(rule_body(rule)))
 }
 
-/// `GET /v1/rules?org=…`.
+/// Lists the rules of an org.
+#[utoipa::path(get, path = "/v1/rules", tag = "rules", params(OrgFilter),
+    responses((status = 200, description = "The rules.", body = RuleList)))]
 pub async fn rules(
     State(state): State<AppState>,
+    caller: Caller,
     filter: Result<Query<OrgFilter>, QueryRejection>,
 ) -> Result<Json<RuleList>, ApiError> {
     let org = org(filter)?;
-    let rules = policies::rules_of(&state.pool, &org).await?;
+    let seen = caller.reads_org(&org)?;
+    let rules = policies::rules_of(&state.pool, &org, seen.team.as_deref()).await?;
     Ok(Json(RuleList { rules: rules.into_iter().map(rule_body).collect() }))
 }
 
-/// `DELETE /v1/rules?org=…&team=…&user=…`.
+/// Takes the rule of a place away.
+#[utoipa::path(delete, path = "/v1/rules", tag = "rules", params(Place),
+    responses((status = 204, description = "Taken away.")))]
 pub async fn delete_rule(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    caller: Caller,
+    editor: Editor,
     place: Result<Query<Place>, QueryRejection>,
 ) -> Result<StatusCode, ApiError> {
     let Query(place) = place?;
-    let scope = place.scope().map_err(ApiError::invalid)?;
-    if policies::delete_rule(&state.pool, &actor(&headers)?, &scope).await? {
+    let scope = place.scope().map_err(ApiError::invalid_parameter)?;
+    caller.edits(&scope)?;
+    if policies::delete_rule(&state.pool, &editor, &scope).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(ApiError::not_found(format!("{scope} has no rule")))
@@ -154,76 +172,112 @@ fn rule_body(rule: RuleRow) -> RuleBody {
 
 fn org(filter: Result<Query<OrgFilter>, QueryRejection>) -> Result<String, ApiError> {
     let Query(filter) = filter?;
-    validate::name("org", &filter.org).map_err(ApiError::invalid)?;
+    validate::name("org", &filter.org).map_err(ApiError::invalid_parameter)?;
     Ok(filter.org)
 }
 
 /// An override as an operator asks for it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewOverride)]
 pub struct StartOverride {
     org: String,
     team: Option<String>,
     user: Option<String>,
+    #[schema(minimum = 1, maximum = 1440)]
     minutes: i64,
     reason: String,
     by: String,
 }
 
 /// An override.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Override)]
 pub struct OverrideView {
     override_id: i64,
     #[serde(flatten)]
+    #[schema(value_type = super::openapi::PayerView, inline)]
     place: Place,
     by: String,
     reason: String,
+    #[schema(required)]
     created_at: Option<String>,
+    #[schema(required)]
     expires_at: Option<String>,
+    #[schema(required)]
     ended_at: Option<String>,
     active: bool,
 }
 
 /// A listing of overrides.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct OverrideList {
     overrides: Vec<OverrideView>,
 }
 
-/// `POST /v1/overrides`: from the next hold on, and until it expires, no budget refuses the place's
-/// calls. Kill switches and model lists still do.
+/// Starts an override: from the next hold on, and until it expires, no budget refuses the place's calls.
+/// Kill switches and model lists still do.
+#[utoipa::path(post, path = "/v1/overrides", tag = "rules", request_body = StartOverride,
+    responses((status = 201, description = "Started.", body = OverrideView)))]
 pub async fn start_override(
     State(state): State<AppState>,
+    caller: Caller,
+    editor: Editor,
     body: Result<Json<StartOverride>, JsonRejection>,
 ) -> Result<(StatusCode, Json<OverrideView>), ApiError> {
     let Json(body) = body?;
     let new = check_override(body).map_err(ApiError::invalid)?;
-    let row = policies::create_override(&state.pool, &new).await?;
+    caller.edits(&new.scope)?;
+    // Whoever breaks the glass signs for it.
+    let editor = Editor { name: caller.signature(Some(&new.created_by)), ..editor };
+    let row = policies::create_override(&state.pool, &editor, &new).await?;
     tracing::warn!(override_id = row.override_id, scope = %row.scope, "budgets are overridden");
     Ok((StatusCode::CREATED, Json(override_view(row))))
 }
 
-/// `DELETE /v1/overrides/{override_id}`: ends it early.
+/// The number of an override.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+#[allow(dead_code, reason = "for the document alone")]
+pub struct OverrideId {
+    /// Its number.
+    #[param(example = 1)]
+    override_id: i64,
+}
+
+/// Ends an override early.
+#[utoipa::path(delete, path = "/v1/overrides/{override_id}", tag = "rules", params(OverrideId),
+    responses((status = 204, description = "Ended.")))]
 pub async fn end_override(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    caller: Caller,
+    editor: Editor,
     Path(override_id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let none = || ApiError::not_found(format!("no override {override_id} is in force"));
     let number: i64 = override_id.parse().map_err(|_| none())?;
-    if policies::end_override(&state.pool, &actor(&headers)?, number).await? {
+    let scope = policies::override_scope(&state.pool, number).await?.ok_or_else(none)?;
+    if !caller.may_edit(&scope) {
+        return Err(none());
+    }
+    if policies::end_override(&state.pool, &editor, number).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(none())
     }
 }
 
-/// `GET /v1/overrides?org=…`: latest first, ended ones included.
+/// Lists the overrides of an org, the latest first, ended ones included.
+#[utoipa::path(get, path = "/v1/overrides", tag = "rules", params(OrgFilter),
+    responses((status = 200, description = "The overrides.", body = OverrideList)))]
 pub async fn overrides(
     State(state): State<AppState>,
+    caller: Caller,
     filter: Result<Query<OrgFilter>, QueryRejection>,
 ) -> Result<Json<OverrideList>, ApiError> {
-    let rows = policies::overrides_of(&state.pool, &org(filter)?).await?;
+    let org = org(filter)?;
+    let seen = caller.reads_org(&org)?;
+    let rows = policies::overrides_of(&state.pool, &org, seen.team.as_deref()).await?;
     Ok(Json(OverrideList { overrides: rows.into_iter().map(override_view).collect() }))
 }
 
@@ -248,58 +302,5 @@ fn override_view(row: OverrideRow) -> OverrideView {
         expires_at: rfc3339(row.expires_at_unix_s),
         ended_at: row.ended_at_unix_s.and_then(rfc3339),
         active: row.active,
-    }
-}
-
-/// Which part of the audit log.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AuditFilter {
-    org: String,
-    before: Option<i64>,
-}
-
-/// A line of the audit log.
-#[derive(Debug, Serialize)]
-pub struct AuditView {
-    audit_id: i64,
-    at: Option<String>,
-    actor: String,
-    action: String,
-    object: String,
-    before: Option<serde_json::Value>,
-    after: Option<serde_json::Value>,
-}
-
-/// Part of the audit log; `next_before` continues it.
-#[derive(Debug, Serialize)]
-pub struct AuditList {
-    audit: Vec<AuditView>,
-    next_before: Option<i64>,
-}
-
-/// `GET /v1/audit?org=…[&before=…]`: every edit, latest first.
-pub async fn audit(
-    State(state): State<AppState>,
-    filter: Result<Query<AuditFilter>, QueryRejection>,
-) -> Result<Json<AuditList>, ApiError> {
-    let Query(filter) = filter?;
-    validate::name("org", &filter.org).map_err(ApiError::invalid)?;
-    let before = filter.before.unwrap_or(i64::MAX);
-    let rows = policies::audit_of(&state.pool, &filter.org, before, AUDIT_LINES).await?;
-    let full = i64::try_from(rows.len()).is_ok_and(|lines| lines == AUDIT_LINES);
-    let next_before = rows.last().filter(|_| full).map(|row| row.audit_id);
-    Ok(Json(AuditList { audit: rows.into_iter().map(audit_view).collect(), next_before }))
-}
-
-fn audit_view(row: AuditRow) -> AuditView {
-    AuditView {
-        audit_id: row.audit_id,
-        at: rfc3339(row.at_unix_s),
-        actor: row.actor,
-        action: row.action,
-        object: row.object,
-        before: row.before,
-        after: row.after,
     }
 }

@@ -5,8 +5,10 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use purser_protocol::format_usd;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{ApiError, AppState, validate};
+use crate::access::Caller;
 use crate::admin::prices;
 use crate::window::rfc3339;
 
@@ -17,15 +19,21 @@ const DAYS: i32 = 30;
 const MAX_DAYS: i32 = 400;
 
 /// What is asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct Question {
+    /// The org.
+    #[param(example = "acme")]
     org: String,
+    /// How far back is looked.
+    #[param(minimum = 1, maximum = 400)]
     days: Option<i32>,
 }
 
 /// A model.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FlaggedModel)]
 struct ModelView {
     provider: String,
     model: String,
@@ -34,25 +42,33 @@ struct ModelView {
     unpriced: Vec<String>,
     calls: i64,
     cost_usd: String,
+    #[schema(required)]
     last_at: Option<String>,
 }
 
 /// A listing.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FlaggedModels)]
 pub struct Listing {
     models: Vec<ModelView>,
 }
 
-/// `GET /v1/prices/flagged?org=…&days=…`: the dearest first.
+/// Lists models whose calls are not priced by a known price, the dearest first.
+#[utoipa::path(get, path = "/v1/prices/flagged", tag = "looking closer", params(Question),
+    responses((status = 200, description = "The models.", body = Listing)))]
 pub async fn flagged(
     State(state): State<AppState>,
+    caller: Caller,
     question: Result<Query<Question>, QueryRejection>,
 ) -> Result<Json<Listing>, ApiError> {
     let Query(question) = question?;
-    validate::name("org", &question.org).map_err(ApiError::invalid)?;
-    let days = validate::days(question.days, DAYS, MAX_DAYS).map_err(ApiError::invalid)?;
-    let models =
-        prices::flagged(&state.pool, &question.org, days).await?.into_iter().map(|model| ModelView {
+    validate::name("org", &question.org).map_err(ApiError::invalid_parameter)?;
+    let seen = caller.reads_org(&question.org)?;
+    let days = validate::days(question.days, DAYS, MAX_DAYS).map_err(ApiError::invalid_parameter)?;
+    let models = prices::flagged(&state.pool, (&question.org, seen.team.as_deref()), days)
+        .await?
+        .into_iter()
+        .map(|model| ModelView {
             provider: model.provider,
             model: model.model,
             flag: model.flag,

@@ -6,8 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use purser_protocol::{
-    Admission, DenyReason, Ending, ItemResult, MAX_BATCH_ITEMS, MAX_NAME_BYTES, Outcome, Payer, Settlement,
-    SettlementBatch, SettlementItem, SettlementResponse, Usage, UsageQuality, VERSION,
+    Admission, Deny, DenyReason, Ending, ItemResult, MAX_BATCH_ITEMS, MAX_NAME_BYTES, Outcome, Payer,
+    Settlement, SettlementBatch, SettlementItem, SettlementResponse, Usage, UsageQuality, VERSION,
 };
 
 use super::accept::accept;
@@ -21,6 +21,7 @@ use crate::metrics::{self, Waiting};
 use crate::pricing::{Costed, Price, PriceBook, Used};
 use crate::quote::MAX_AMOUNT_NANOUSD;
 use crate::tracker::TrackerFailure;
+use crate::tracker::denials::Denial;
 use crate::tracker::fold::clamp_started_at;
 use crate::tracker::model::{Charge, Cost, Facts, HoldKey, Item, Quarantined, Settle, Subject};
 use crate::tracker::verdicts::{Noted, NotedOutcome};
@@ -39,13 +40,14 @@ pub async fn create(
         return Err(ApiError::too_many_items(MAX_BATCH_ITEMS));
     }
     let ids: Vec<_> = batch.items.iter().map(SettlementItem::hold_id).collect();
-    let denials: Vec<Option<(Noted, i64)>> = batch.items.iter().map(repeated_denials).collect();
+    let denials: Vec<Option<(Noted, Denial)>> = batch.items.iter().map(repeated_denials).collect();
     let outcomes = accept(&state, batch.items).await?;
-    for ((noted, count), outcome) in
+    for ((noted, denial), outcome) in
         denials.into_iter().zip(&outcomes).filter_map(|(denials, outcome)| Some((denials?, outcome)))
     {
-        if *outcome == Outcome::Recorded && count > 0 {
-            state.tracker.verdicts().note_many(&noted, count);
+        if *outcome == Outcome::Recorded && denial.calls > 0 {
+            state.tracker.verdicts().note_many(&noted, denial.calls);
+            state.tracker.verdicts().keep(denial);
         }
     }
     let results =
@@ -76,7 +78,7 @@ fn prepare_all(items: Vec<SettlementItem>, state: &AppState) -> Vec<(HoldKey, It
 }
 
 /// Calls that a filter refused by itself: how they are counted, and how many.
-fn repeated_denials(item: &SettlementItem) -> Option<(Noted, i64)> {
+fn repeated_denials(item: &SettlementItem) -> Option<(Noted, Denial)> {
     let SettlementItem::RepeatedDenials(denials) = item else { return None };
     let noted = Noted {
         org: denials.payer.org.clone(),
@@ -91,7 +93,11 @@ fn repeated_denials(item: &SettlementItem) -> Option<(Noted, i64)> {
         hold_id: denials.hold_id,
         at_unix_us: unix_now_us(),
     };
-    Some((noted, i64::try_from(denials.count).unwrap_or(i64::MAX).min(MAX_REPEATED_DENIALS)))
+    let deny = Deny { reason: DenyReason::OverBudget, ..Deny::default() };
+    let (payer, call) = (denials.payer.clone(), denials.call.clone());
+    let calls = i64::try_from(denials.count).unwrap_or(i64::MAX).min(MAX_REPEATED_DENIALS);
+    let denial = Denial::new(payer, call, denials.hold_id, deny, noted.at_unix_us);
+    Some((noted, Denial { calls, budget_id: denials.budget_id.max(0), ..denial }))
 }
 
 /// What settlements are priced with.

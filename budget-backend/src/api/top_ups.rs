@@ -3,19 +3,23 @@
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
-use super::budgets::{BudgetView, counter_key, no_such_budget, running_period, view};
-use super::place::{UsdText, actor, name, words};
+use super::budget_views::{BudgetView, view};
+use super::budgets::{BudgetId, counter_key, editable, no_such_budget, running_period};
+use super::place::{UsdText, name, words};
 use super::{ApiError, AppState};
+use crate::access::Caller;
 use crate::admin::policies::TopUp;
-use crate::admin::{self, BudgetRow, NewBudget};
+use crate::admin::{self, BudgetRow, Editor, NewBudget};
 use crate::budget::{EACH, Mode, Scope};
 
 /// An extra amount for the running period.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = TopUp)]
 pub struct TopUpBody {
     amount_usd: UsdText,
     #[serde(default)]
@@ -24,18 +28,19 @@ pub struct TopUpBody {
     subject: Option<String>,
 }
 
-/// `POST /v1/budgets/{budget_id}/top-ups`: adds to the limit of the running period; acts on the next
-/// hold.
+/// Adds to the limit of the running period; acts on the next hold.
+#[utoipa::path(post, path = "/v1/budgets/{budget_id}/top-ups", tag = "budgets", params(BudgetId), request_body = TopUpBody,
+    responses((status = 201, description = "Added.", body = BudgetView)))]
 pub async fn top_up(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    caller: Caller,
+    editor: Editor,
     Path(budget_id): Path<String>,
     body: Result<Json<TopUpBody>, JsonRejection>,
 ) -> Result<(StatusCode, Json<BudgetView>), ApiError> {
     let Json(body) = body?;
     let none = || no_such_budget(&budget_id);
-    let number: i64 = budget_id.parse().map_err(|_| none())?;
-    let row = admin::budget(&state.pool, number).await?.ok_or_else(none)?;
+    let row = editable(&state, &caller, &budget_id).await?;
     let subject = check_subject(&row.set.scope, body.subject).map_err(ApiError::invalid)?;
     let amount_nanousd = body.amount_usd.nanousd("amount_usd").map_err(ApiError::invalid)?;
     if amount_nanousd == 0 {
@@ -44,11 +49,10 @@ pub async fn top_up(
     if !body.reason.is_empty() {
         words("reason", &body.reason).map_err(ApiError::invalid)?;
     }
-    let actor = actor(&headers)?;
     refuse_if_replaced(&state, &row, &subject).await?;
     let period = running_period(&state, &row).await?;
     let top_up = TopUp { counter: counter_key(&row, &subject, period), amount_nanousd, reason: body.reason };
-    match admin::policies::top_up(&state.pool, &actor, &top_up).await {
+    match admin::policies::top_up(&state.pool, &editor, &top_up).await {
         Ok(Some(standing)) => Ok((StatusCode::CREATED, Json(view(&row, period, &standing)))),
         Ok(None) => Err(none()),
         Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code.starts_with("22")) => {

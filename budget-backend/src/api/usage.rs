@@ -1,176 +1,249 @@
-//! `GET /v1/usage`: what an org used in a month.
+//! `GET /v1/usage`: who used what, in sums and series, as JSON or CSV.
+
+mod sheet;
+mod view;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use jiff::ToSpan;
-use jiff::civil::Date;
-use purser_protocol::format_usd;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::{ApiError, AppState, validate};
-use crate::histogram::{LATENCY_MS, percentile};
-use crate::report::{self, By, Group, MAX_GROUPS, Sums};
+use super::holds::unix_now_s;
+use super::{ApiError, AppState, cursor, validate};
+use crate::access::Caller;
+use crate::admin;
+use crate::report::{Filter, MAX_GROUPS, Order, Question, Range, columns};
+
+pub use view::Usage;
+
+/// Groups of an answer when it is not said how many.
+const DEFAULT_LIMIT: usize = 1_000;
 
 /// What is asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub struct Question {
+#[into_params(parameter_in = Query)]
+pub struct Asked {
+    /// The org; every org when it is left out, with a token that reaches every one.
     org: Option<String>,
-    month: Option<String>,
-    by: Option<String>,
-}
-
-/// Sums over some calls. No token is in two classes.
-#[derive(Debug, Serialize)]
-pub struct SumsView {
-    requests: i64,
-    /// Of these, charged from an estimate because no usage came back.
-    estimated_requests: i64,
-    input_tokens: i64,
-    cached_input_tokens: i64,
-    cache_write_5m_tokens: i64,
-    cache_write_1h_tokens: i64,
-    output_tokens: i64,
-    reasoning_tokens: i64,
-    audio_input_tokens: i64,
-    audio_output_tokens: i64,
-    image_input_tokens: i64,
-    image_output_tokens: i64,
-    cost_usd: String,
-    /// At most this long took 95 of 100 calls; the upper end of a step of a log scale.
-    p95_latency_ms: Option<i64>,
-}
-
-/// One group: who or what, and its sums.
-#[derive(Debug, Default, Serialize)]
-pub struct GroupView {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Only this team; empty for calls without one.
     team: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Only this user of the team; empty for calls without one.
     user: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Only this provider.
     provider: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Only this model.
     model: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Only this API.
     api: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    day: Option<String>,
-    #[serde(flatten)]
-    sums: Option<SumsView>,
-}
-
-/// A report. Days are UTC days.
-#[derive(Debug, Serialize)]
-pub struct Usage {
-    org: String,
-    month: String,
+    /// Only calls with this cost tag, as `NAME=VALUE`.
+    tag: Option<String>,
+    /// A UTC month such as `2026-11`; the running one when no time is given.
+    month: Option<String>,
+    /// The first UTC day or whole hour.
+    from: Option<String>,
+    /// The first UTC day or whole hour after it.
+    to: Option<String>,
+    /// What names a group, separated by commas: `org`, `team`, `user`, `provider`, `model`, `api`, `day`, `hour`,
+    /// `tag:NAME`. Without it, the sum alone.
     by: Option<String>,
-    total: SumsView,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    groups: Option<Vec<GroupView>>,
+    /// In which order groups come: by name, or the dearest first and then only the first ones.
+    #[param(inline)]
+    order: Option<Sort>,
+    /// Most groups, 1 to 10000; 1000 when it is left out.
+    limit: Option<usize>,
+    /// The `next_cursor` of the answer to go on from.
+    cursor: Option<String>,
+    /// What is answered; CSV also where the request accepts `text/csv`.
+    #[param(inline)]
+    format: Option<Format>,
 }
 
-/// `GET /v1/usage?org=…&month=…&by=…`.
+/// An order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Sort {
+    /// By name.
+    Name,
+    /// The dearest first.
+    Cost,
+}
+
+/// A form of answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    /// JSON.
+    Json,
+    /// Comma-separated values.
+    Csv,
+}
+
+/// Usage in sums and series.
+///
+/// Reads the rollups alone. A time of whole UTC days may be up to 1,100 days long; where hours or tags are
+/// asked for, up to 7 days.
+#[utoipa::path(get, path = "/v1/usage", tag = "usage", params(Asked), responses(
+    (status = 200, description = "The report", content(
+        (Usage = "application/json"),
+        (String = "text/csv"),
+    )),
+))]
 pub async fn report(
     State(state): State<AppState>,
-    question: Result<Query<Question>, QueryRejection>,
-) -> Result<Json<Usage>, ApiError> {
-    let Query(question) = question?;
-    let (org, first, next, by) = check(&question).map_err(ApiError::bad_request)?;
-    let groups = report::usage(&state.pool, &org, first, next, by).await?;
-    if groups.len() > MAX_GROUPS {
-        return Err(ApiError::invalid(format!(
-            "by: the report has more than {MAX_GROUPS} groups; ask for fewer, such as by=team"
-        )));
+    caller: Caller,
+    headers: HeaderMap,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(asked) = asked?;
+    let wants_csv = asked.format.map_or_else(|| accepts_csv(&headers), |format| format == Format::Csv);
+    let mut question = question(asked, unix_now_s()).map_err(ApiError::invalid_parameter)?;
+    within_reach(&caller, &mut question)?;
+    let report = admin::usage::report(&state.pool, &question).await?;
+    let last = report.groups.last().filter(|_| report.more && question.order == Order::Name);
+    let next_cursor = last.map(|group| cursor::encode(&group.names));
+    if wants_csv {
+        return sheet::answer(&question, &report, next_cursor);
     }
-    let mut total = Sums::default();
-    for group in &groups {
-        total.add(&group.sums);
-    }
-    let groups = question.by.is_some().then(|| groups.into_iter().map(view).collect());
-    let month = first.strftime("%Y-%m").to_string();
-    Ok(Json(Usage { org, month, by: question.by, total: sums(&total), groups }))
+    Ok(Json(view::usage(&question, report, next_cursor)).into_response())
 }
 
-fn check(question: &Question) -> Result<(String, Date, Date, By), String> {
-    let org = question.org.clone().ok_or("org: expected the name of one, as in org=acme")?;
-    validate::name("org", &org)?;
-    let text = question.month.as_deref().unwrap_or_default();
-    let wrong = || format!("month: expected a year and a month, as in month=2026-11, got {text:?}");
-    let digits = |part: &str, len| part.len() == len && part.bytes().all(|byte| byte.is_ascii_digit());
-    let (year, month) =
-        text.split_once('-').filter(|(year, month)| digits(year, 4) && digits(month, 2)).ok_or_else(wrong)?;
-    let first: Date = format!("{year}-{month}-01").parse().map_err(|_| wrong())?;
-    let next = first.checked_add(1.month()).map_err(|_| wrong())?;
-    let by = match question.by.as_deref() {
-        None => By::Org,
-        Some(name) => {
-            By::from_name(name).ok_or_else(|| format!("by: expected one of {}, got {name:?}", By::NAMES))?
+/// Leaves of a question what its caller may see.
+fn within_reach(caller: &Caller, question: &mut Question) -> Result<(), ApiError> {
+    let filter = &mut question.filter;
+    if filter.org.is_none() {
+        filter.org.clone_from(&caller.reach.org);
+    }
+    let Some(org) = &filter.org else { return Ok(()) };
+    if let Some(own) = caller.reads_org(org)?.team {
+        if filter.team.as_ref().is_some_and(|team| *team != own) {
+            return Err(ApiError::not_found(format!("team: this token sees team {own} alone")));
         }
+        filter.team = Some(own);
+    }
+    Ok(())
+}
+
+fn accepts_csv(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accepted.split(',').any(|kind| kind.split(';').next().unwrap_or_default().trim() == "text/csv")
+}
+
+fn question(asked: Asked, now_unix_s: i64) -> Result<Question, String> {
+    let filter = filter(&asked)?;
+    let columns = columns(asked.by.as_deref().unwrap_or_default())?;
+    let order = asked.order.map_or(Order::Name, |sort| match sort {
+        Sort::Name => Order::Name,
+        Sort::Cost => Order::Cost,
+    });
+    if order == Order::Cost && asked.cursor.is_some() {
+        return Err("cursor: expected none with order=cost, which tells the first groups alone".to_owned());
+    }
+    let after = asked.cursor.as_deref().map(|text| cursor::decode(text, columns.len())).transpose()?;
+    let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_GROUPS).contains(&limit) {
+        return Err(format!("limit: expected 1 to {MAX_GROUPS}, got {limit}"));
+    }
+    let range = range(&asked, now_unix_s)?;
+    let question = Question { filter, range, columns, order, limit, after };
+    question.check()?;
+    Ok(question)
+}
+
+fn filter(asked: &Asked) -> Result<Filter, String> {
+    if let Some(org) = &asked.org {
+        validate::name("org", org)?;
+    }
+    // An empty one means calls without it.
+    for (field, value) in [
+        ("team", &asked.team),
+        ("user", &asked.user),
+        ("provider", &asked.provider),
+        ("model", &asked.model),
+        ("api", &asked.api),
+    ] {
+        if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
+            validate::name(field, value)?;
+        }
+    }
+    if asked.user.is_some() && asked.team.is_none() {
+        return Err("user: expected its team as well, since a user is one of a team".to_owned());
+    }
+    let tag = match asked.tag.as_deref().map(|tag| tag.split_once('=').unwrap_or(("", ""))) {
+        None => None,
+        Some((name, value))
+            if name.is_empty() || [name, value].iter().any(|text| text.chars().any(char::is_control)) =>
+        {
+            return Err(format!(
+                "tag: expected NAME=VALUE, got {:?}",
+                asked.tag.as_deref().unwrap_or_default()
+            ));
+        }
+        Some((name, value)) => Some((name.to_owned(), value.to_owned())),
     };
-    Ok((org, first, next, by))
+    Ok(Filter {
+        org: asked.org.clone(),
+        team: asked.team.clone(),
+        user: asked.user.clone(),
+        provider: asked.provider.clone(),
+        model: asked.model.clone(),
+        api: asked.api.clone(),
+        tag,
+    })
 }
 
-fn view(group: Group) -> GroupView {
-    let mut view = GroupView { sums: Some(sums(&group.sums)), ..GroupView::default() };
-    for (column, value) in group.names {
-        let place = match column {
-            "team" => &mut view.team,
-            "user_name" => &mut view.user,
-            "provider" => &mut view.provider,
-            "model" => &mut view.model,
-            "api" => &mut view.api,
-            _ => &mut view.day,
-        };
-        *place = Some(value);
+fn range(asked: &Asked, now_unix_s: i64) -> Result<Range, String> {
+    match (&asked.month, &asked.from, &asked.to) {
+        (Some(month), None, None) => Range::month(month),
+        (None, Some(from), Some(to)) => Range::between(from, to),
+        (None, None, None) => Range::month_of(now_unix_s).ok_or_else(|| "month: expected one".to_owned()),
+        (Some(_), ..) => Err("month: expected either a month or from and to".to_owned()),
+        (None, Some(_), None) => Err("to: expected with from".to_owned()),
+        (None, None, Some(_)) => Err("from: expected with to".to_owned()),
     }
-    view
 }
 
-fn sums(sums: &Sums) -> SumsView {
-    SumsView {
-        requests: sums.requests,
-        estimated_requests: sums.estimated_requests,
-        input_tokens: sums.input_tokens,
-        cached_input_tokens: sums.cached_input_tokens,
-        cache_write_5m_tokens: sums.cache_write_5m_tokens,
-        cache_write_1h_tokens: sums.cache_write_1h_tokens,
-        output_tokens: sums.output_tokens,
-        reasoning_tokens: sums.reasoning_tokens,
-        audio_input_tokens: sums.audio_input_tokens,
-        audio_output_tokens: sums.audio_output_tokens,
-        image_input_tokens: sums.image_input_tokens,
-        image_output_tokens: sums.image_output_tokens,
-        cost_usd: format_usd(sums.cost_nanousd),
-        p95_latency_ms: percentile(&LATENCY_MS, &sums.latency_counts, 95),
-    }
-}
+/// Names the file that a browser would keep.
+const ATTACHMENT: HeaderValue = HeaderValue::from_static("attachment; filename=\"usage.csv\"");
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn question(org: &str, month: &str, by: Option<&str>) -> Question {
-        Question { org: Some(org.to_owned()), month: Some(month.to_owned()), by: by.map(str::to_owned) }
-    }
-
     #[test]
     fn what_is_wrong_with_a_question_is_said() {
-        for (asked, expected) in [
-            (Question { org: None, month: None, by: None }, "org: expected the name of one"),
-            (question("", "2026-11", None), "org: expected a name"),
-            (Question { month: None, ..question("acme", "", None) }, "month: expected a year and a month"),
-            (question("acme", "2026-13", None), "as in month=2026-11, got \"2026-13\""),
-            (question("acme", "2026-1", None), "got \"2026-1\""),
-            (question("acme", "November", None), "got \"November\""),
-            (question("acme", "9999-12", None), "got \"9999-12\""),
-            (question("acme", "2026-11", Some("hour")), "by: expected one of team, user, model"),
+        let some = |text: &str| Some(text.to_owned());
+        for (asked, said) in [
+            (Asked { org: some(""), ..Asked::default() }, "org: expected a name"),
+            (Asked { month: some("2026-13"), ..Asked::default() }, "month: expected a year and a month"),
+            (Asked { from: some("2026-11-01"), ..Asked::default() }, "to: expected with from"),
+            (Asked { to: some("2026-11-01"), ..Asked::default() }, "from: expected with to"),
+            (
+                Asked { month: some("2026-11"), from: some("2026-11-01"), ..Asked::default() },
+                "month: expected either",
+            ),
+            (Asked { by: some("colour"), ..Asked::default() }, "by: expected a list of org, team"),
+            (Asked { limit: Some(0), ..Asked::default() }, "limit: expected 1 to 10000, got 0"),
+            (Asked { user: some("ann"), ..Asked::default() }, "user: expected its team"),
+            (Asked { team: some("a\u{7}"), ..Asked::default() }, "team: expected no control"),
+            (Asked { tag: some("project"), ..Asked::default() }, "tag: expected NAME=VALUE"),
+            (Asked { cursor: some("00"), ..Asked::default() }, "cursor: expected"),
+            (
+                Asked { cursor: some("5b5d"), order: Some(Sort::Cost), ..Asked::default() },
+                "cursor: expected none with order=cost",
+            ),
+            (
+                Asked { month: some("2026-11"), by: some("hour"), ..Asked::default() },
+                "from, to: expected at most 168",
+            ),
         ] {
-            let said = check(&asked).unwrap_err();
-            assert!(said.contains(expected), "{asked:?}: {said}");
+            let problem = question(asked, 1_795_478_400).unwrap_err();
+            assert!(problem.starts_with(said), "{problem}, not {said}");
         }
-        assert!(check(&question("acme", "2026-12", Some("day"))).is_ok());
+        let running = question(Asked::default(), 1_795_478_400).unwrap();
+        assert_eq!(running.range, Range::month("2026-11").unwrap());
     }
 }

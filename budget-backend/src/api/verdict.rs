@@ -1,7 +1,7 @@
 //! A decision as the caller hears it, and as it is counted. Pure.
 
 use purser_protocol::{
-    Allow, DeniedBudget, Deny, DenyReason, HoldRequest, Payer, Rewrite, Tier, Verdict, format_usd,
+    Allow, Api, Call, DeniedBudget, Deny, DenyReason, HoldRequest, Payer, Rewrite, Tier, Verdict, format_usd,
 };
 use uuid::Uuid;
 
@@ -10,6 +10,7 @@ use crate::ledger::decide::Rewritten;
 use crate::ledger::steps::{Step, Stepped};
 use crate::ledger::{Decision, Grant, Refusal};
 use crate::rules::Barred;
+use crate::tracker::denials::Denial;
 use crate::tracker::verdicts::{Noted, NotedOutcome};
 use crate::window::rfc3339;
 
@@ -19,6 +20,7 @@ pub struct Caller {
     payer: Payer,
     /// Whether the payer was looked up, and the filter has to be told.
     looked_up: bool,
+    api: Api,
     provider: String,
     model: String,
 }
@@ -30,9 +32,19 @@ impl Caller {
             hold_id: request.hold_id,
             payer: payer.clone(),
             looked_up: request.payer.org.is_empty(),
+            api: request.call.api,
             provider: request.call.provider.clone(),
             model: request.call.model.clone(),
         }
+    }
+
+    /// What is kept of a refusal; of an id that was closed before, nothing: it was never to be sent.
+    pub fn denial(&self, verdict: &Verdict, now_unix_us: i64) -> Option<Denial> {
+        let Verdict::Deny(deny) = verdict else { return None };
+        let call =
+            Call { api: self.api, provider: self.provider.clone(), model: self.model.clone(), stream: false };
+        (deny.reason != DenyReason::Closed)
+            .then(|| Denial::new(self.payer.clone(), call, self.hold_id, deny.clone(), now_unix_us))
     }
 
     /// The verdict of a decision.
@@ -243,6 +255,7 @@ mod tests {
             hold_id: Uuid::nil(),
             payer,
             looked_up: false,
+            api: Api::OpenaiChat,
             provider: "openai".into(),
             model: "gpt-4o".into(),
         }

@@ -23,6 +23,7 @@ pub fn charged(entries: &[NewEntry]) {
         METRICS.charged_nanousd.get_or_create(&org).inc_by(charged);
         METRICS.credited_nanousd.get_or_create(&org).inc_by(credited);
         flagged(entry);
+        super::gen_ai::settled(entry);
     }
 }
 

@@ -50,6 +50,9 @@ pub fn text(budgets: Option<&[BudgetLeft]>, left_out: i64) -> Result<String, std
     encode(&mut text, &process)?;
     // Each registry ends its text; only the last end counts.
     let mut whole = text.trim_end_matches("# EOF\n").to_owned();
+    let mut text = String::new();
+    encode(&mut text, &METRICS.gen_ai.registry())?;
+    whole.push_str(text.trim_end_matches("# EOF\n"));
     encode(&mut whole, &registry)?;
     Ok(whole)
 }

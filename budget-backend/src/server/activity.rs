@@ -2,6 +2,7 @@
 //! requests on the other.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
@@ -37,9 +38,16 @@ pub struct Caller {
     activity: Arc<Activity>,
     /// What TLS says of it.
     pub mutual: MutualTls,
+    /// Where it comes from, as far as the system tells.
+    pub address: Option<IpAddr>,
 }
 
 impl Caller {
+    /// Whether it has shown a valid token before.
+    pub fn is_trusted(&self) -> bool {
+        self.activity.lock().trusted
+    }
+
     /// It has shown a valid token.
     pub fn vouch(&self) {
         self.activity.lock().trusted = true;
@@ -154,8 +162,8 @@ pub struct Counted {
 
 impl Counted {
     /// For one connection.
-    pub fn new(router: Router, activity: Arc<Activity>, mutual: MutualTls) -> Self {
-        Self { router: TowerToHyperService::new(router), caller: Caller { activity, mutual } }
+    pub fn new(router: Router, activity: Arc<Activity>, mutual: MutualTls, address: Option<IpAddr>) -> Self {
+        Self { router: TowerToHyperService::new(router), caller: Caller { activity, mutual, address } }
     }
 }
 

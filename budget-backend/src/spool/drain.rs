@@ -96,8 +96,9 @@ where
         for (id, result) in ids.iter().zip(&results) {
             match result {
                 Ok(outcomes) => {
-                    self.settled =
-                        self.settled.saturating_add(u64::try_from(outcomes.len()).unwrap_or(u64::MAX));
+                    let settled = u64::try_from(outcomes.len()).unwrap_or(u64::MAX);
+                    crate::metrics::drained(settled);
+                    self.settled = self.settled.saturating_add(settled);
                     done.push(*id);
                 }
                 Err(error) => {

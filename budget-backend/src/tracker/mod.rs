@@ -4,6 +4,8 @@
 //! acknowledged after its commit. Checks are async, in [`crate::ledger`]; both come from one
 //! `DATABASE_URL` (see `docs/adr/0001-…`).
 
+mod denial_store;
+pub mod denials;
 pub mod fold;
 pub mod model;
 mod read;

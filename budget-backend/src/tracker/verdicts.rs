@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
+use super::denials::{Denial, MAX_DENIALS};
+
 /// Most different rows counted with user and model.
 const MAX_FULL_KEYS: usize = 2_048;
 
@@ -178,6 +180,7 @@ pub fn add(rows: &mut VerdictRows, key: VerdictKey, verdicts: Verdicts) {
 #[derive(Debug, Default)]
 struct Counts {
     rows: VerdictRows,
+    denials: Vec<Denial>,
     lost: i64,
 }
 
@@ -218,6 +221,27 @@ impl VerdictCounts {
             last_at_unix_us: noted.at_unix_us,
         };
         self.counts().add(VerdictKey::of(noted), verdicts);
+    }
+
+    /// Keeps a refusal by itself, beside its count, while there is room.
+    pub fn keep(&self, denial: Denial) {
+        let mut counts = self.counts();
+        if counts.denials.len() < MAX_DENIALS {
+            counts.denials.push(denial);
+        }
+    }
+
+    /// Takes the refusals kept.
+    #[must_use]
+    pub fn take_denials(&self) -> Vec<Denial> {
+        std::mem::take(&mut self.counts().denials)
+    }
+
+    /// Gives back refusals that could not be written, as far as there is room.
+    pub fn give_back_denials(&self, denials: Vec<Denial>) {
+        let mut counts = self.counts();
+        let room = MAX_DENIALS.saturating_sub(counts.denials.len());
+        counts.denials.extend(denials.into_iter().take(room));
     }
 
     /// Takes what was counted, and how many found no room.

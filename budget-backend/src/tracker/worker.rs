@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use purser_protocol::Outcome;
 
+use super::denial_store::add_denials;
 use super::model::{HoldKey, Item, Quarantined};
 use super::session::Session;
 use super::store::{self, Due, StepError};
@@ -251,6 +252,7 @@ impl Worker {
     /// Writes the verdicts counted so far; what can't be written now is kept for the next time.
     pub fn flush(&mut self) {
         self.flushed_at = Instant::now();
+        self.flush_denials();
         let (rows, lost) = self.verdicts.take();
         if lost > 0 {
             tracing::warn!(lost, "verdicts of too many orgs at once; these are in no count");
@@ -271,6 +273,28 @@ impl Worker {
             Err(error) => {
                 tracing::warn!(%error, rows = rows.len(), "counts of verdicts were not written yet");
                 self.verdicts.give_back(rows);
+            }
+        }
+    }
+
+    /// Writes the refusals kept so far, as [`Worker::flush`] does with the counts.
+    fn flush_denials(&mut self) {
+        let denials = self.verdicts.take_denials();
+        if denials.is_empty() {
+            return;
+        }
+        match self.with_session(|session| add_denials(session, &denials)) {
+            Ok(()) => {}
+            Err(StepError::Data(error)) => {
+                tracing::error!(
+                    error,
+                    denials = denials.len(),
+                    "refusals can't be stored and are only counted"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(%error, denials = denials.len(), "refusals were not written yet");
+                self.verdicts.give_back_denials(denials);
             }
         }
     }

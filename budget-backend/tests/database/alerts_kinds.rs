@@ -160,7 +160,7 @@ async fn receivers_are_made_changed_and_taken_away_and_their_secret_is_told_once
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     for method in [Method::GET, Method::POST] {
         let (status, _) = service.send(method, "/v1/webhooks?org=acme", TOKEN, &json!({})).await;
-        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        assert_eq!(status, StatusCode::FORBIDDEN);
     }
     // What was to be told to one that is taken away is told to nobody.
     let budget_id = budget(&pool, "", "", "month", 100).await;
@@ -178,7 +178,7 @@ async fn receivers_are_made_changed_and_taken_away_and_their_secret_is_told_once
     assert_eq!(alert["deliveries"][0]["state"], json!("given_up"), "{alert}");
     assert_eq!(alert["deliveries"][0]["last_error"], json!("the receiver was taken away"));
     let (_, others) = service.send(Method::GET, "/v1/alerts?org=other", ADMIN, &json!(null)).await;
-    assert_eq!(others, json!({"alerts": [], "next_before": null}));
+    assert_eq!(others, json!({"alerts": [], "next_cursor": null}));
     let (_, audit) = service.send(Method::GET, "/v1/audit?org=acme", ADMIN, &json!(null)).await;
     let audit = audit.to_string();
     assert!(

@@ -92,7 +92,8 @@ async fn a_budget_says_its_mode_strictness_and_models(pool: PgPool) {
         "budget_id": plain["budget_id"], "tier": "org", "org": "acme", "team": null, "user": null, "window": "day",
         "time_zone": "UTC", "mode": "enforce", "strict": false, "models": [], "limit_usd": "1.00",
         "topped_up_usd": "0.00", "period_start": plain["period_start"], "resets_at": plain["resets_at"],
-        "spent_usd": "0.00", "held_usd": "0.00", "remaining_usd": "1.00"
+        "spent_usd": "0.00", "held_usd": "0.00", "remaining_usd": "1.00", "spent_percent": 0, "used_percent": 0,
+        "forecast": null, "archived_at": null
     });
     assert_eq!(plain, expected);
     // The order of patterns and repeats make no other budget; another mode does.

@@ -203,8 +203,13 @@ async fn a_misspelt_question_edits_and_lists_nothing(pool: PgPool) {
             400,
             query("page: unknown field `page`, expected `org`"),
         ),
-        (Method::GET, "/v1/audit?org=acme&before=x", 400, query("before: invalid digit found in string")),
-        (Method::GET, "/v1/audit?org=acme&before=1.5", 400, query("before: invalid digit found in string")),
+        (
+            Method::GET,
+            "/v1/audit?org=acme&cursor=7",
+            422,
+            "cursor: expected the next_cursor of an earlier answer".into(),
+        ),
+        (Method::GET, "/v1/audit?org=acme&limit=1.5", 400, query("limit: invalid digit found in string")),
     ] {
         let answer = told(&service, &method, path, "").await;
         assert_eq!(answer, (status, detail), "{method} {path}");

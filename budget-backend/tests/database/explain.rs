@@ -115,6 +115,6 @@ async fn the_command_says_the_same_as_the_api(pool: PgPool) {
     let wrong = backend(&pool, &["explain", "--org", "acme", "--provider", "openai", "--model", ""]).await;
     assert_eq!(wrong.status.code(), Some(2));
     let (status, _) = service.send(Method::POST, "/v1/explain", TOKEN, &question).await;
-    assert_eq!(status, StatusCode::UNAUTHORIZED, "the filter's token explains nothing");
+    assert_eq!(status, StatusCode::FORBIDDEN, "the filter's token explains nothing");
     service.stop().await;
 }

@@ -178,8 +178,8 @@ async fn identities_are_listed_page_by_page_and_a_claim_names_one(pool: PgPool) 
         let rows = page["identities"].as_array().unwrap();
         assert!(rows.len() <= 2);
         values.extend(rows.iter().map(|row| row["value"].as_str().unwrap().to_owned()));
-        let Some(after) = page["next_after"].as_i64() else { break };
-        path = format!("/v1/identities?org=acme&kind=namespace&limit=2&after={after}");
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/v1/identities?org=acme&kind=namespace&limit=2&cursor={cursor}");
     }
     assert_eq!(values, ["ns-0", "ns-1", "ns-2", "ns-3", "ns-4"]);
     let (_, all) = service.send(Method::GET, "/v1/identities?org=acme", ADMIN, &json!(null)).await;

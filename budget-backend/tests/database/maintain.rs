@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use budget_backend::aggregate::{AggregateError, recompute_day};
-use budget_backend::maintain::{make_partitions, round};
+use budget_backend::maintain::{Retention, make_partitions, round};
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use purser_protocol::Outcome;
 use sqlx::PgPool;
@@ -11,6 +11,11 @@ use uuid::Uuid;
 
 use crate::operator::*;
 use crate::support::*;
+
+/// The ledger's detail for so many days, refusals for 90.
+fn keep(ledger_days: u32) -> Retention {
+    Retention { ledger_days, denial_days: 90 }
+}
 
 /// An id dated some days ago.
 fn id_of(days_ago: i64, number: u64) -> Uuid {
@@ -52,12 +57,12 @@ async fn a_partition_is_made_over_rows_that_came_before_it(pool: PgPool) {
     record(&pool, calls.iter().map(|call| settle(*call, 5)).collect()).await;
     record(&pool, vec![settle(Uuid::nil(), 1)]).await;
     assert_eq!(entries(&pool).await, BTreeMap::from([("llm_requests_default".to_owned(), 4)]));
-    let done = round(&pool, 0).await.unwrap();
+    let done = round(&pool, keep(0)).await.unwrap();
     assert_eq!((done.made.len(), &done.made[0]), (4, &month(0)), "{done:?}");
     assert_eq!(entries(&pool).await, BTreeMap::from([("llm_requests_default".to_owned(), 1), (month(0), 3)]));
     // What moved is known as before, and nothing is made twice.
     assert_eq!(record(&pool, vec![settle(calls[0], 5)]).await, [Outcome::Duplicate]);
-    assert_eq!(round(&pool, 0).await.unwrap(), Default::default());
+    assert_eq!(round(&pool, keep(0)).await.unwrap(), Default::default());
     let unindexed = "select count(*) from pg_index i join pg_inherits h on h.inhparent = 'llm_requests'::regclass
                       and h.inhrelid = i.indrelid where i.indexrelid not in (select inhrelid from pg_inherits)";
     assert_eq!(number(&pool, unindexed).await, 0, "every index belongs to the ledger's own");
@@ -71,10 +76,10 @@ async fn a_partition_waits_for_an_entry_that_is_on_its_way(pool: PgPool) {
     // What an insert holds from before it chooses a partition.
     let mut inserting = pool.begin().await.unwrap();
     sqlx::query("lock table only llm_requests in row exclusive mode").execute(&mut *inserting).await.unwrap();
-    let done = round(&pool, 0).await.unwrap();
+    let done = round(&pool, keep(0)).await.unwrap();
     assert_eq!((done.made.len(), done.postponed.len()), (0, 4), "{done:?}");
     inserting.rollback().await.unwrap();
-    let done = round(&pool, 0).await.unwrap();
+    let done = round(&pool, keep(0)).await.unwrap();
     assert_eq!((done.made.len(), done.postponed.len()), (4, 0), "{done:?}");
     assert_eq!(entries(&pool).await, BTreeMap::from([(month(0), 1)]));
 }
@@ -82,7 +87,7 @@ async fn a_partition_waits_for_an_entry_that_is_on_its_way(pool: PgPool) {
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
 async fn replicas_that_start_together_make_the_partitions_once(pool: PgPool) {
     let (one, two, three) =
-        tokio::join!(round(&pool, 400), round(&pool, 400), budget_backend::db::migrate(&pool));
+        tokio::join!(round(&pool, keep(400)), round(&pool, keep(400)), budget_backend::db::migrate(&pool));
     three.unwrap();
     assert!(one.unwrap().made.len() + two.unwrap().made.len() <= 4);
     assert_eq!(
@@ -129,8 +134,8 @@ async fn retention_drops_what_is_past_and_says_from_when_the_detail_is_whole(poo
     // Ids outside all partitions: one entry is old, one is not.
     entry(&pool, Uuid::from_u128(5), 120).await;
     entry(&pool, Uuid::from_u128(6), 3).await;
-    assert_eq!(round(&pool, 0).await.unwrap().dropped, [""; 0], "0 keeps everything");
-    let done = round(&pool, 100).await.unwrap();
+    assert_eq!(round(&pool, keep(0)).await.unwrap().dropped, [""; 0], "0 keeps everything");
+    let done = round(&pool, keep(100)).await.unwrap();
     assert_eq!(done.dropped[0], month(150), "{done:?}");
     assert_eq!((done.default_rows, done.postponed.len()), (1, 0), "{done:?}");
     assert_eq!(entries(&pool).await, BTreeMap::from([("llm_requests_default".to_owned(), 2), (month(0), 1)]));
@@ -144,7 +149,7 @@ async fn retention_drops_what_is_past_and_says_from_when_the_detail_is_whole(poo
         assert_eq!(done.is_ok(), whole, "{days_ago}: {done:?}");
         assert!(whole || matches!(done, Err(AggregateError::NotWhole { .. })));
     }
-    let again = round(&pool, 100).await.unwrap();
+    let again = round(&pool, keep(100)).await.unwrap();
     assert!(again.dropped.is_empty() && again.default_rows == 0, "{again:?}");
 }
 
@@ -155,12 +160,12 @@ async fn a_partition_in_use_is_left_to_the_next_round(pool: PgPool) {
     entry(&pool, id_of(150, 1), 150).await;
     let mut reader = pool.begin().await.unwrap();
     sqlx::query("select count(*) from llm_requests").execute(&mut *reader).await.unwrap();
-    let done = round(&pool, 100).await.unwrap();
+    let done = round(&pool, keep(100)).await.unwrap();
     assert!(done.dropped.is_empty() && done.postponed.contains(&month(150)), "{done:?}");
     assert_eq!(number(&pool, "select count(*) from llm_requests").await, 1);
     assert_eq!(number(&pool, "select count(*) from ledger_coverage where whole_from = '-infinity'").await, 1);
     reader.rollback().await.unwrap();
-    let done = round(&pool, 100).await.unwrap();
+    let done = round(&pool, keep(100)).await.unwrap();
     assert!(done.dropped.contains(&month(150)) && done.postponed.is_empty(), "{done:?}");
     assert_eq!(number(&pool, "select count(*) from llm_requests").await, 0);
 }
@@ -174,11 +179,11 @@ async fn a_day_being_recomputed_keeps_its_detail(pool: PgPool) {
     // What a recomputation holds while it runs.
     let mut recomputing = pool.begin().await.unwrap();
     sqlx::query("select from ledger_coverage for share").execute(&mut *recomputing).await.unwrap();
-    let done = round(&pool, 100).await.unwrap();
+    let done = round(&pool, keep(100)).await.unwrap();
     assert!(done.dropped.iter().all(|dropped| *dropped != month(150)) && done.default_rows == 0, "{done:?}");
     assert_eq!(number(&pool, "select count(*) from llm_requests").await, 2);
     recomputing.rollback().await.unwrap();
-    round(&pool, 100).await.unwrap();
+    round(&pool, keep(100)).await.unwrap();
     assert_eq!(number(&pool, "select count(*) from llm_requests").await, 0);
 }
 
@@ -196,7 +201,7 @@ async fn settlements_go_on_while_partitions_come_and_go(pool: PgPool) {
     let mut months_ago = 5;
     while !writing.is_finished() {
         make_partitions(&pool, Timestamp::now() - (months_ago * 31 * 24).hours()).await.unwrap();
-        round(&pool, 100).await.unwrap();
+        round(&pool, keep(100)).await.unwrap();
         months_ago += 4;
     }
     writing.await.unwrap();
@@ -214,7 +219,23 @@ async fn old_verdicts_go(pool: PgPool) {
              values ('acme', now() - {days_ago} * interval '1 day', '', '', '', '', 'denied', 'limit', 1, 1, 1, gen_random_uuid(), now())"
         );
         execute(&pool, &sql).await;
+        let sql = format!(
+            "insert into denials (org, hold_id, denied_at, team, user_name, provider, model, api, reason, calls, budget_id,
+                                  tier, window_kind, message)
+             values ('acme', gen_random_uuid(), now() - {days_ago} * interval '1 day', '', '', '', '', '', 'blocked', 1,
+                     0, '', '', '')"
+        );
+        execute(&pool, &sql).await;
     }
-    assert_eq!(round(&pool, 0).await.unwrap().verdict_rows, 2);
-    assert_eq!(number(&pool, "select count(*) from verdicts_hourly").await, 2);
+    let rows = async || {
+        let sql = "select (select count(*) from verdicts_hourly) * 100 + (select count(*) from denials)";
+        number(&pool, sql).await
+    };
+    let for_ever = Retention { ledger_days: 0, denial_days: 0 };
+    assert_eq!(round(&pool, for_ever).await.unwrap().denial_rows, 0);
+    assert_eq!(rows().await, 404);
+    let done = round(&pool, keep(0)).await.unwrap();
+    assert_eq!((done.verdict_rows, done.denial_rows, rows().await), (2, 2, 202));
+    let done = round(&pool, Retention { ledger_days: 0, denial_days: 10 }).await.unwrap();
+    assert_eq!((done.verdict_rows, done.denial_rows, rows().await), (1, 1, 101));
 }

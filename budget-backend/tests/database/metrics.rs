@@ -148,6 +148,10 @@ async fn a_scrape_counts_what_happened_and_nothing_twice(pool: PgPool) {
         .await
         .unwrap();
     let spent: f64 = spent.to_string().parse().unwrap();
+    let gen_ai = |name: &str, more: &str| {
+        let of = "gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"openai\",gen_ai_request_model=\"gpt-4o-mini\"";
+        format!("gen_ai_client_{name}{{{of}{more}}}")
+    };
     for (name, value) in [
         ("purser_holds_total{verdict=\"allow\",reason=\"\"}", 2.0),
         ("purser_holds_total{verdict=\"deny\",reason=\"over_budget\"}", 1.0),
@@ -167,6 +171,13 @@ async fn a_scrape_counts_what_happened_and_nothing_twice(pool: PgPool) {
         ("purser_credited_nanousd_total{org=\"acme\"}", 0.0),
         ("purser_budgets_readable", 1.0),
         ("purser_budgets_left_out", 0.0),
+        ("purser_spool_batches", 0.0),
+        ("purser_spool_bytes", 0.0),
+        ("purser_spool_drained_settlements_total", 0.0),
+        (&gen_ai("token_usage_sum", ",gen_ai_token_type=\"input\""), 1_000.0),
+        (&gen_ai("token_usage_sum", ",gen_ai_token_type=\"output\""), 50.0),
+        (&gen_ai("token_usage_count", ",gen_ai_token_type=\"output\""), 1.0),
+        (&gen_ai("operation_duration_seconds_sum", ""), 0.9),
     ] {
         assert!(scrape.value(name).total_cmp(&value).is_eq(), "{name}: {}", scrape.value(name));
     }
@@ -208,7 +219,9 @@ async fn budgets_are_listed_up_to_a_number_and_a_scrape_goes_without_them_when_t
 /// The names of metrics in an expression: words of ours or of the process that aren't labels.
 fn named(expression: &str) -> BTreeSet<String> {
     let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-    let ours = words.filter(|word| word.starts_with("purser_") || word.starts_with("process_"));
+    let ours = words.filter(|word| {
+        ["purser_", "process_", "gen_ai_client_"].iter().any(|prefix| word.starts_with(prefix))
+    });
     ours.map(str::to_owned).collect()
 }
 

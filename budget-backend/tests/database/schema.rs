@@ -32,7 +32,7 @@ async fn every_table_and_column_has_a_comment(pool: PgPool) {
 }
 
 /// Tables that are read or written with each call or edit: an org's rows lie together in each.
-const HOT_TABLES: [&str; 12] = [
+const HOT_TABLES: [&str; 13] = [
     "budgets",
     "budget_counters",
     "holds",
@@ -45,6 +45,7 @@ const HOT_TABLES: [&str; 12] = [
     "call_rules",
     "overrides",
     "audit_log",
+    "denials",
 ];
 
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
@@ -134,5 +135,68 @@ async fn a_team_s_month_and_one_request_are_found_by_index(pool: PgPool) {
             );
             assert!(leading.iter().all(|column| searched.contains(column)), "{index}: {searched}");
         }
+    }
+}
+
+/// Every index that a plan reads.
+fn indexes_of(plan: &Value) -> Vec<String> {
+    let mut scans = Vec::new();
+    collect_scans(&plan[0]["Plan"], &mut scans);
+    scans.into_iter().map(|(index, _)| index).collect()
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn operators_questions_are_answered_along_indexes(pool: PgPool) {
+    use budget_backend::admin::requests::{Wanted, denied_plan, latest_plan};
+    use budget_backend::admin::usage;
+    use budget_backend::report::{Filter, Order, Question, Range, columns};
+    budget_backend::db::migrate(&pool).await.unwrap();
+    // As with `ledger_indexes`: where there is next to nothing, a scan of it all is the quickest.
+    let options = pool
+        .connect_options()
+        .as_ref()
+        .clone()
+        .options([("enable_seqscan", "off"), ("enable_bitmapscan", "off")]);
+    let pool = sqlx::PgPool::connect_with(options).await.unwrap();
+    let question = |org: Option<&str>, team: Option<&str>, by: &str| Question {
+        filter: Filter { org: org.map(str::to_owned), team: team.map(str::to_owned), ..Filter::default() },
+        range: Range::between("2026-11-23", "2026-11-24").unwrap(),
+        columns: columns(by).unwrap(),
+        order: Order::Name,
+        limit: 10,
+        after: None,
+    };
+    for (asked, index) in [
+        (question(Some("acme"), None, "team,day"), "cost_daily_summary"),
+        (question(None, None, "org"), "cost_daily_summary"),
+        (question(Some("acme"), Some("search"), "user"), "cost_daily_summary"),
+        (question(Some("acme"), None, "hour"), "usage_hourly"),
+        (question(Some("acme"), Some("search"), "tag:project"), "usage_hourly"),
+    ] {
+        let found = indexes_of(&usage::plan(&pool, &asked).await.unwrap());
+        assert!(
+            !found.is_empty() && found.iter().all(|name| name.starts_with(index)),
+            "{asked:?}: {found:?}"
+        );
+    }
+    let wanted = |team: Option<&str>, user: Option<&str>| Wanted {
+        org: "acme".to_owned(),
+        team: team.map(str::to_owned),
+        user: user.map(str::to_owned),
+        before: Some((1_795_478_400_000_000, id(1))),
+        limit: 10,
+    };
+    for (asked, index) in [
+        (wanted(None, None), "denials_by_time"),
+        (wanted(Some("search"), None), "denials_by_team"),
+        (wanted(Some("search"), Some("ann")), "denials_by_payer"),
+    ] {
+        assert_eq!(indexes_of(&denied_plan(&pool, &asked).await.unwrap()), [index], "{asked:?}");
+        let found = indexes_of(&latest_plan(&pool, &asked).await.unwrap());
+        assert!(found.iter().any(|name| name.starts_with("llm_requests_")), "{asked:?}: {found:?}");
+        assert!(
+            asked.user.is_none() || found.iter().any(|name| name.starts_with("usage_hourly_")),
+            "{found:?}"
+        );
     }
 }

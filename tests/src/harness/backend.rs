@@ -165,7 +165,7 @@ impl Backend {
     /// When the answer isn't 200.
     pub async fn set_limit(&self, budget: &Value, limit_usd: &str) -> Value {
         let url = format!("http://{}/v1/budgets/{}", self.addr(), budget["budget_id"]);
-        let request = self.http.patch(url).bearer_auth(ADMIN_TOKEN);
+        let request = self.http.patch(url).bearer_auth(ADMIN_TOKEN).header("if-match", "*");
         let response = request.json(&json!({"limit_usd": limit_usd})).send().await;
         let response = response.unwrap_or_else(|error| panic!("PATCH of {budget}: {error}"));
         let status = response.status();
