@@ -35,8 +35,8 @@ async fn work_that_is_done_later_is_charged_in_full_at_once() {
     let per_call = [
         // What a batch asks for is in a file: no price of a model fits it.
         ("openai_calls", "openai", "batch", "openai_batches", "ceiling"),
-        ("openai_calls", "openai", "background", "openai_responses", ""),
-        ("anthropic_calls", "anthropic", "batch", "anthropic_batches", ""),
+        ("openai_calls", "openai", "background", "openai_responses", "partial"),
+        ("anthropic_calls", "anthropic", "batch", "anthropic_batches", "partial"),
     ];
     for (driver, provider, call, api, flag) in per_call {
         let (stack, entries) = by_sdk(driver, provider, "", &[call]).await;

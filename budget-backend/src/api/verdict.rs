@@ -179,7 +179,7 @@ fn barred_by(barred: &Barred) -> Verdict {
         ),
         Barred::UnknownModel => deny(
             DenyReason::NotPriceable,
-            "No price is known for this model, and the org refuses such calls.".to_owned(),
+            "No price is known for this model or for what this call may cost by, and the org refuses such calls.".to_owned(),
         ),
         Barred::NotBoundable { budget_id, why } => Verdict::Deny(Deny {
             reason: DenyReason::NotBoundable,
