@@ -24,6 +24,7 @@ mod ledger;
 mod outages;
 mod path;
 mod policies;
+mod proxy_headers;
 mod renewals;
 mod repeated_denials;
 mod sdks;

@@ -262,6 +262,8 @@ async fn a_body_over_the_maximum_is_refused_in_the_shape_of_each_provider() {
         assert!(answer.contains("content-type: application/json"), "{path}: {answer:.400}");
         assert!(answer.contains(marker), "{path}: {answer:.600}");
         assert_eq!(stack.fake.received().attempts, 0, "{path}");
+        assert_eq!(counter(&stack, "purser_refused;reason=too_large;").await, 1, "{path}");
+        assert_eq!(counter(&stack, "purser_refused;reason=unreadable;").await, 0, "{path}");
         stack.assert_healthy().await;
     }
 }
