@@ -4,6 +4,7 @@
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use purser_protocol::FailureCause;
 use serde::Serialize;
 
 use crate::ledger::HoldFailure;
@@ -14,6 +15,7 @@ use crate::tracker::TrackerFailure;
 pub struct ApiError {
     status: StatusCode,
     detail: String,
+    cause: Option<FailureCause>,
 }
 
 #[derive(Serialize)]
@@ -21,11 +23,14 @@ struct Problem<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
+    /// For filters; only with a 503.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<FailureCause>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        Self { status, detail: detail.into(), cause: None }
     }
 
     /// 400: the question itself is malformed.
@@ -87,6 +92,17 @@ impl ApiError {
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
+
+    /// 503: too much is going on.
+    pub fn busy(detail: impl Into<String>) -> Self {
+        Self { cause: Some(FailureCause::Busy), ..Self::unavailable(detail) }
+    }
+
+    /// 503: the database is not there.
+    pub fn without_database() -> Self {
+        let detail = "the database is not available";
+        Self { cause: Some(FailureCause::Database), ..Self::unavailable(detail) }
+    }
 }
 
 impl From<JsonRejection> for ApiError {
@@ -103,20 +119,29 @@ impl From<QueryRejection> for ApiError {
 
 impl From<HoldFailure> for ApiError {
     fn from(failure: HoldFailure) -> Self {
-        Self::unavailable(failure.to_string())
+        let cause = match failure {
+            HoldFailure::Overloaded | HoldFailure::Stopping => FailureCause::Busy,
+            HoldFailure::Database => FailureCause::Database,
+            HoldFailure::Deadline => FailureCause::Deadline,
+        };
+        Self { cause: Some(cause), ..Self::unavailable(failure.to_string()) }
     }
 }
 
 impl From<TrackerFailure> for ApiError {
     fn from(failure: TrackerFailure) -> Self {
-        Self::unavailable(failure.to_string())
+        let cause = match failure {
+            TrackerFailure::Overloaded | TrackerFailure::Stopping => FailureCause::Busy,
+            TrackerFailure::Database => FailureCause::Database,
+        };
+        Self { cause: Some(cause), ..Self::unavailable(failure.to_string()) }
     }
 }
 
 impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
         tracing::error!(%error, "an operator's query failed");
-        Self::unavailable("the database is not available")
+        Self::without_database()
     }
 }
 
@@ -126,6 +151,7 @@ impl IntoResponse for ApiError {
             title: self.status.canonical_reason().unwrap_or("error"),
             status: self.status.as_u16(),
             detail: &self.detail,
+            cause: self.cause,
         };
         let mut response = (self.status, axum::Json(problem)).into_response();
         response

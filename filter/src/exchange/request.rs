@@ -149,7 +149,7 @@ impl Exchange {
             self.line.verdict = Some(verdicts::FAILED_CLOSED);
             return self.reply(denial::failed_closed(self.family, None), None);
         };
-        let pending = Pending {
+        let mut pending = Pending {
             hold_id: ids::hold_id(reading.arrival.now_unix_ms, &random),
             caller: reading.caller,
             tags: reading.tags,
@@ -162,6 +162,7 @@ impl Exchange {
                 stream: request.stream,
             },
             size: request.size,
+            ticket: None,
             reader: Reader::new(&reading.route),
             request,
             may_set_encoding: reading.may_set_encoding,
@@ -174,6 +175,10 @@ impl Exchange {
             return self.refuse_again(&refused);
         }
         self.line.hold_id = Some(pending.hold_id);
+        match self.worker.outage.ask(now_unix_ms) {
+            Ok(ticket) => pending.ticket = Some(ticket),
+            Err(failure) => return self.not_asked(pending, failure, now_unix_ms),
+        }
         let asked = serde_json::to_vec(&HoldRequest {
             version: VERSION,
             hold_id: pending.hold_id,

@@ -2,7 +2,9 @@
 //! Nothing is decided here.
 
 mod counters;
+mod inherit;
 mod root;
+mod shared_data;
 mod stream;
 
 use std::cell::{Cell, RefCell};
@@ -82,8 +84,10 @@ impl Shared {
         let strict = STRICT_PAYERS.try_with(Clone::clone).unwrap_or_default();
         let series = SERIES.try_with(Clone::clone).unwrap_or_default();
         let counters = Counters::define(series, config.max_series);
-        let outbox = RefCell::new(Outbox::new(config.outbox));
-        let worker = Worker::new(config, Pool::new(METER_POOL_BYTES), strict).in_proxy(Box::new(Envoy));
+        let outbox = RefCell::new(inherit::outbox(&config));
+        let worker = Worker::new(config, Pool::new(METER_POOL_BYTES), strict)
+            .in_proxy(Box::new(Envoy))
+            .counting_in(Box::new(shared_data::FailOpenCount::ready()));
         Self {
             outbox,
             worker: Rc::new(worker),
@@ -144,7 +148,11 @@ impl Shared {
             return;
         }
         let now_unix_ms = hostcalls::now_unix_ms();
-        let waits = [self.worker.live.wait_ms(now_unix_ms), self.worker.exhausted.wait_ms(now_unix_ms)];
+        let waits = [
+            self.worker.live.wait_ms(now_unix_ms),
+            self.worker.exhausted.wait_ms(now_unix_ms),
+            self.outbox.borrow().look_wait_ms(),
+        ];
         let Some(wait_ms) = waits.into_iter().flatten().min() else { return };
         let due_unix_ms = now_unix_ms.saturating_add(u64::from(wait_ms));
         if self.tick.get().is_none() || due_unix_ms < self.tick_unix_ms.get() {
