@@ -27,6 +27,7 @@ mod ledger;
 mod outages;
 mod path;
 mod policies;
+mod proxy_headers;
 mod reloads;
 mod renewals;
 mod repeated_denials;

@@ -140,7 +140,9 @@ impl Exchange {
         if !allow.clamped {
             self.worker.outage.held(&pending.call.model, allow.held_nanousd);
         }
-        self.line.model = Some(pending.call.model.clone());
+        if is_degraded {
+            self.line.model = Some(pending.call.model.clone());
+        }
         let edits = success::headers(self.worker.config.headers, allow, pending.asked_model.as_deref());
         let live = self.go_live(&pending, now_unix_ms);
         self.forward(pending, feasible, Admission::Held, edits, Some(live))
@@ -213,6 +215,7 @@ impl Exchange {
         };
         let reply = match cause {
             Some(RewriteError::TooLarge) => {
+                self.note(Note::TooLarge);
                 denial::too_large(self.family, self.worker.config.max_request_body_bytes)
             }
             Some(RewriteError::Changed) | None => denial::failed_closed(self.family, hold_id),

@@ -37,8 +37,8 @@ impl Shared {
         }
         let lost = self.outbox.borrow_mut().inherit(estate, now_unix_ms);
         inherited(&self.counters, items, lost);
-        self.show_outbox();
-        self.wake();
+        self.show_outbox(now_unix_ms);
+        self.wake(now_unix_ms);
     }
 }
 

@@ -77,6 +77,8 @@ struct Shared {
     last_log_unix_ms: Cell<u64>,
     /// What the gauges tell of the outbox.
     shown: Cell<OutboxView>,
+    /// What callouts authenticate with.
+    authorization: String,
 }
 
 impl Shared {
@@ -85,6 +87,7 @@ impl Shared {
         let series = SERIES.try_with(Clone::clone).unwrap_or_default();
         let counters = Counters::define(series, config.max_series);
         let outbox = RefCell::new(inherit::outbox(&config));
+        let authorization = format!("Bearer {}", config.backend.token);
         let worker = Worker::new(config, Pool::new(METER_POOL_BYTES), strict)
             .in_proxy(Box::new(Envoy))
             .counting_in(Box::new(shared_data::FailOpenCount::ready()));
@@ -96,12 +99,13 @@ impl Shared {
             tick_unix_ms: Cell::new(0),
             last_log_unix_ms: Cell::new(0),
             shown: Cell::new(OutboxView::default()),
+            authorization,
         }
     }
 
-    /// Queues an item and sees to it that it goes out.
-    fn settle(&self, item: &SettlementItem) {
-        let pushed = self.outbox.borrow_mut().push(item, hostcalls::now_unix_ms());
+    /// Queues an item; [`Shared::wake`] sees to it that it goes out.
+    fn settle(&self, item: &SettlementItem, now_unix_ms: u64) {
+        let pushed = self.outbox.borrow_mut().push(item, now_unix_ms);
         if pushed.is_err() {
             self.counters.outbox_dropped();
             let line = format!(
@@ -110,13 +114,12 @@ impl Shared {
             );
             self.log_seldom(Level::Error, &line);
         }
-        self.show_outbox();
-        self.wake();
+        // At once, since who takes over after a trap believes them.
+        self.show_outbox(now_unix_ms);
     }
 
     /// Brings the gauges up to date with the outbox.
-    fn show_outbox(&self) {
-        let now_unix_ms = hostcalls::now_unix_ms();
+    fn show_outbox(&self, now_unix_ms: u64) {
         let outbox = self.outbox.borrow();
         let view = OutboxView {
             items: outbox.len(),
@@ -134,7 +137,7 @@ impl Shared {
 
     /// Starts the tick if there is something to send and nothing else will send it. A tick that is
     /// running is left alone: setting it anew would put it off for as long as requests keep coming.
-    fn wake(&self) {
+    fn wake(&self, now_unix_ms: u64) {
         let (is_empty, is_in_flight) = {
             let outbox = self.outbox.borrow();
             (outbox.is_empty(), outbox.is_in_flight())
@@ -147,7 +150,6 @@ impl Shared {
         if self.tick.get() == Some(Tick::Outbox) {
             return;
         }
-        let now_unix_ms = hostcalls::now_unix_ms();
         let waits = [
             self.worker.live.wait_ms(now_unix_ms),
             self.worker.exhausted.wait_ms(now_unix_ms),
@@ -191,13 +193,12 @@ impl Shared {
 
     /// Sends a callout to the backend; whether it was sent.
     fn call_backend(&self, path: &str, body: &[u8], timeout_ms: u32) -> Option<u32> {
-        let authorization = format!("Bearer {}", self.worker.config.backend.token);
         let headers = vec![
             (":method", "POST"),
             (":path", path),
             (":authority", "purser-backend"),
             ("content-type", "application/json"),
-            ("authorization", authorization.as_str()),
+            ("authorization", self.authorization.as_str()),
         ];
         hostcalls::dispatch(&self.worker.config.backend.cluster, headers, body, timeout_ms).ok()
     }
