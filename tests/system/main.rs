@@ -9,6 +9,7 @@ mod bad_input;
 mod billing;
 mod budgets;
 mod callers;
+mod chaos;
 mod config;
 mod cost;
 mod docs;
