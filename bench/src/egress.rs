@@ -13,6 +13,13 @@ const ROUTER: &str = "          - name: envoy.filters.http.router\n";
 const HOLD_TIMEOUT: &str = "\"hold_timeout_ms\": 250";
 /// The history had no such limit, and what was slow showed.
 const NO_HOLD_TIMEOUT: &str = "\"hold_timeout_ms\": 60000";
+/// Calls without a verdict are counted by the run and must not be refused: the bounds as shipped, and lifted.
+const BOUNDS: [(&str, &str); 4] = [
+    ("\"requests_per_minute\": 1200", "\"requests_per_minute\": 1000000000"),
+    ("\"usd_per_minute\": \"20.00\"", "\"usd_per_minute\": \"1000000000\""),
+    ("\"requests_per_outage\": 20000", "\"requests_per_outage\": 1000000000"),
+    ("\"usd_per_outage\": \"200.00\"", "\"usd_per_outage\": \"1000000000\""),
+];
 
 /// Where the parts of a stack are.
 #[derive(Debug, Clone, Copy)]
@@ -38,8 +45,8 @@ pub fn render(
         Case::Alone => replace_filter(template, "")?,
         Case::Noop => replace_filter(template, &floor("noop", paths))?,
         Case::Floor => replace_filter(template, &floor("callout", paths))?,
-        Case::Purser => template.to_owned(),
-        Case::Blocking => replace_once(template, HOLD_TIMEOUT, NO_HOLD_TIMEOUT)?,
+        Case::Purser => without_bounds(template)?,
+        Case::Blocking => replace_once(&without_bounds(template)?, HOLD_TIMEOUT, NO_HOLD_TIMEOUT)?,
     };
     let mut text = text;
     for (name, value) in [
@@ -63,6 +70,14 @@ pub fn render(
         }
         None => Ok(text),
     }
+}
+
+fn without_bounds(template: &str) -> Result<String, String> {
+    let mut text = template.to_owned();
+    for (shipped, lifted) in BOUNDS {
+        text = replace_once(&text, shipped, lifted)?;
+    }
+    Ok(text)
 }
 
 fn replace_filter(template: &str, with: &str) -> Result<String, String> {
@@ -134,7 +149,8 @@ mod tests {
             assert_eq!(text.contains("purser.wasm"), case.settles(), "{case:?}");
             assert_eq!(text.contains("floor.wasm"), matches!(case, Case::Noop | Case::Floor), "{case:?}");
         }
-        assert!(rendered(Case::Purser).contains(HOLD_TIMEOUT));
+        assert!(shipped.contains(HOLD_TIMEOUT));
+        assert!(BOUNDS.iter().all(|(from, to)| !shipped.contains(from) && shipped.contains(to)));
         assert!(rendered(Case::Blocking).contains(NO_HOLD_TIMEOUT));
     }
 }

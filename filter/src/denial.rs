@@ -222,8 +222,18 @@ pub fn too_large(family: Family, max_bytes: usize) -> Reply {
 #[must_use]
 pub fn failed_closed(family: Family, hold_id: Option<Uuid>) -> Reply {
     let message = "The budget service gave no answer, and this route does not go on without one.";
+    failed(family, "purser_failed_closed", message, hold_id)
+}
+
+/// There is no verdict, and as much as may go out without one has gone out.
+#[must_use]
+pub fn bound_reached(family: Family, hold_id: Uuid) -> Reply {
+    let message = "The budget service gave no answer, and no more calls go on without one for now.";
+    failed(family, "purser_failed_bound", message, Some(hold_id))
+}
+
+fn failed(family: Family, details: &'static str, message: &str, hold_id: Option<Uuid>) -> Reply {
     let code = Some("budget_service_unavailable");
-    let details = "purser_failed_closed";
     let refusal = Refusal { status: 503, details, kind: "server_error", code, param: None, message };
     let mut reply = error(family, &refusal);
     reply.headers.extend(hold_id.map(|id| (HOLD_ID_HEADER, id.to_string())));

@@ -19,6 +19,8 @@ pub struct Refused(pub u32);
 pub const NOT_FOUND: Refused = Refused(1);
 /// An argument doesn't fit, or the thing is gone.
 pub const BAD_ARGUMENT: Refused = Refused(2);
+/// A value has changed since it was read.
+pub const RACED: Refused = Refused(8);
 /// Something the proxy should have written is not what the ABI says.
 pub const MALFORMED: Refused = Refused(4);
 
@@ -94,6 +96,20 @@ unsafe extern "C" {
     ) -> u32;
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+        version: *mut u32,
+    ) -> u32;
+    fn proxy_set_shared_data(
+        key: *const u8,
+        key_size: usize,
+        data: *const u8,
+        size: usize,
+        version: u32,
+    ) -> u32;
     fn proxy_done() -> u32;
 }
 
@@ -272,6 +288,23 @@ pub fn count(id: u32, by: u64) -> Result<()> {
         Ok(by) => checked(unsafe { proxy_increment_metric(id, by) }),
         Err(_) => Err(BAD_ARGUMENT),
     }
+}
+
+/// A value that all VMs of this id share, and its version.
+pub fn shared_data(key: &str) -> Result<(Vec<u8>, u32)> {
+    let (mut data, mut size, mut version) = (ptr::null_mut(), 0, 0);
+    // SAFETY: the key is a live string that the proxy only reads; the other pointers are to live locals that
+    // it writes before it returns.
+    let status = unsafe {
+        proxy_get_shared_data(key.as_ptr(), key.len(), &raw mut data, &raw mut size, &raw mut version)
+    };
+    Ok((received(status, data, size)?, version))
+}
+
+/// Sets such a value, if it still has a version; 0 sets it whatever it has.
+pub fn set_shared_data(key: &str, value: &[u8], version: u32) -> Result<()> {
+    // SAFETY: the pointers and lengths are those of live slices that the proxy only reads.
+    checked(unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), version) })
 }
 
 /// Tells the proxy that a context which was not done yet now is.

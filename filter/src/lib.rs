@@ -3,7 +3,7 @@
 //!
 //! Everything that decides is pure and runs anywhere: [`exchange`] is the state machine of one
 //! request and its answer, [`outbox`] the queue of what the backend must learn, [`live`] the
-//! holds it must renew, and the other modules read and change bytes for them. The glue to the proxy is in `host`, its unsafe calls in
+//! holds it must renew, [`outage`] what it does without verdicts, and the other modules read and change bytes for them. The glue to the proxy is in `host`, its unsafe calls in
 //! `hostcalls` alone; both exist only with the feature of that name.
 //!
 //! A panic here would take down every stream of a proxy worker. Code that can panic is denied
@@ -35,10 +35,12 @@ pub mod frames;
 pub mod headers;
 pub mod identity;
 pub mod ids;
+pub mod journal;
 pub mod json_scan;
 pub mod live;
 pub mod media;
 pub mod meter;
+pub mod outage;
 pub mod outbox;
 pub mod pool;
 pub mod recent;

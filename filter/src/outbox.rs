@@ -3,7 +3,8 @@
 //! Items go out in batches, one batch at a time. What a batch's answer doesn't name stays and goes
 //! out again; the backend knows repeats by their id. The queue is bounded in bytes: when the
 //! backend is away for too long the newest items are lost, and the caller counts them. Their holds
-//! then expire at the backend and are charged in full.
+//! then expire at the backend and are charged in full. A [`Journal`] keeps a copy outside the VM, for whoever
+//! comes after a trap.
 
 use std::collections::VecDeque;
 
@@ -11,6 +12,7 @@ use purser_protocol::{ItemResult, Outcome, SettlementItem, VERSION};
 use uuid::Uuid;
 
 use crate::config::OutboxLimits;
+use crate::journal::{Estate, Journal, Kept, Place};
 use crate::replies;
 use crate::verdict::CalloutAnswer;
 
@@ -18,20 +20,14 @@ use crate::verdict::CalloutAnswer;
 /// ledger soon after it is back.
 const BACK_OFF_MS: (u32, u32) = (100, 2_000);
 
-/// Memory an item takes beside its text, bytes.
-const ITEM_OVERHEAD_BYTES: usize = 64;
-
 #[derive(Debug)]
 struct Item {
     hold_id: Uuid,
     queued_unix_ms: u64,
     json: Box<[u8]>,
-}
-
-impl Item {
-    fn bytes(&self) -> usize {
-        self.json.len().saturating_add(ITEM_OVERHEAD_BYTES)
-    }
+    bytes: usize,
+    /// Where it stands in the journal, if it does.
+    place: Option<Place>,
 }
 
 /// The queue.
@@ -46,6 +42,7 @@ pub struct Outbox {
     batch_items: usize,
     /// Attempts that failed in a row.
     failures: u32,
+    journal: Option<Journal>,
 }
 
 /// The queue is full; the item is lost.
@@ -76,7 +73,14 @@ impl Outbox {
             in_flight: 0,
             batch_items: limits.batch_items,
             failures: 0,
+            journal: None,
         }
+    }
+
+    /// The same, with a copy of it in a journal.
+    #[must_use]
+    pub fn journaled(self, journal: Journal) -> Self {
+        Self { journal: Some(journal), ..self }
     }
 
     /// Queues an item at `now_unix_ms`.
@@ -84,18 +88,68 @@ impl Outbox {
     /// # Errors
     /// [`Full`] when it doesn't fit; it is lost then.
     pub fn push(&mut self, item: &SettlementItem, now_unix_ms: u64) -> Result<(), Full> {
-        let item = Item {
-            hold_id: item.hold_id(),
-            queued_unix_ms: now_unix_ms,
-            json: serde_json::to_vec(item).map_err(|_| Full)?.into_boxed_slice(),
-        };
-        let bytes = self.bytes.saturating_add(item.bytes());
-        if bytes > self.limits.max_bytes {
+        let json = serde_json::to_vec(item).map_err(|_| Full)?;
+        self.put(Kept { hold_id: item.hold_id(), queued_unix_ms: now_unix_ms, json }, now_unix_ms)
+    }
+
+    fn put(&mut self, kept: Kept, now_unix_ms: u64) -> Result<(), Full> {
+        let bytes = kept.bytes();
+        if self.bytes.saturating_add(bytes) > self.limits.max_bytes {
             return Err(Full);
         }
-        self.bytes = bytes;
-        self.queue.push_back(item);
+        let place = self.journal.as_mut().and_then(|journal| journal.write(&kept, now_unix_ms));
+        let Kept { hold_id, queued_unix_ms, json } = kept;
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.queue.push_back(Item { hold_id, queued_unix_ms, json: json.into_boxed_slice(), bytes, place });
+        if self.queue.len() == 1 {
+            self.beat(now_unix_ms);
+        }
         Ok(())
+    }
+
+    /// Whether there is a copy of it outside the VM.
+    #[must_use]
+    pub const fn is_journaled(&self) -> bool {
+        self.journal.is_some()
+    }
+
+    /// Tells the journal that this outbox lives, and what of it is open.
+    pub fn beat(&mut self, now_unix_ms: u64) {
+        if let Some(journal) = &mut self.journal {
+            journal.beat(self.queue.iter().find_map(|item| item.place), self.bytes, now_unix_ms);
+        }
+    }
+
+    /// Looks for the journal of a VM that is gone, whose items fit in here.
+    pub fn look(&mut self, now_unix_ms: u64) -> Option<Estate> {
+        let room_bytes = self.limits.max_bytes.saturating_sub(self.bytes);
+        self.journal.as_mut()?.look(room_bytes, now_unix_ms)
+    }
+
+    /// How long to wait before looking again, milliseconds; nothing when there is nothing to look for.
+    #[must_use]
+    pub fn look_wait_ms(&self) -> Option<u32> {
+        self.journal.as_ref()?.wait_ms()
+    }
+
+    /// Takes over what a VM that is gone has left; how many items found no room and are lost.
+    pub fn inherit(&mut self, mut estate: Estate, now_unix_ms: u64) -> usize {
+        let items = std::mem::take(&mut estate.items);
+        let lost = items.into_iter().filter_map(|item| self.put(item, now_unix_ms).err()).count();
+        self.beat(now_unix_ms);
+        if let Some(journal) = &mut self.journal {
+            journal.bury(&estate);
+        }
+        lost
+    }
+
+    /// An item needs no place in the journal any more. `is_oldest` says that none before it does.
+    fn leave(&mut self, place: Option<Place>, is_oldest: bool) {
+        match (&mut self.journal, place) {
+            (Some(journal), Some(place)) if is_oldest => journal.free(place),
+            (Some(journal), Some(place)) => journal.erase(place),
+            _ => {}
+        }
     }
 
     /// How many items wait, those under way included.
@@ -205,8 +259,9 @@ impl Outbox {
         }
         let mut tally = Tally::default();
         if let Some(item) = self.queue.pop_front() {
-            self.bytes = self.bytes.saturating_sub(item.bytes());
+            self.bytes = self.bytes.saturating_sub(item.bytes);
             tally.rejected.push((item.hold_id, why));
+            self.leave(item.place, true);
         }
         self.settle_down();
         tally
@@ -215,15 +270,20 @@ impl Outbox {
     fn acknowledge(&mut self, sent: usize, mut results: Vec<ItemResult>) -> Tally {
         let mut tally = Tally::default();
         let mut kept = Vec::new();
+        let mut left = Vec::new();
         for item in self.queue.drain(..sent.min(self.queue.len())) {
             // They come in the order they were sent in, so that this looks at one of them.
             match results.iter().position(|result| result.hold_id == item.hold_id) {
                 Some(at) => {
-                    self.bytes = self.bytes.saturating_sub(item.bytes());
+                    self.bytes = self.bytes.saturating_sub(item.bytes);
                     tally.add(item.hold_id, results.remove(at).outcome);
+                    left.push((item.place, kept.is_empty()));
                 }
                 None => kept.push(item),
             }
+        }
+        for (place, is_oldest) in left {
+            self.leave(place, is_oldest);
         }
         let missing = kept.len();
         for item in kept.into_iter().rev() {

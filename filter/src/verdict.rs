@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use purser_protocol::{MARKER_VALUE, Payer, Verdict};
+use purser_protocol::{FailureCause, MARKER_VALUE, Payer, Verdict};
 use uuid::Uuid;
 
 use crate::config::is_name;
+use crate::json_scan;
 use crate::replies;
 use crate::rewrite;
 
@@ -46,17 +47,33 @@ pub enum Failure {
     NotSent,
     /// The answer broke off.
     BrokenOff,
-    /// Not the backend's verdict: its own failure, or the proxy's answer for a backend that is
-    /// down or too slow.
+    /// Not the backend's answer: the proxy's own for a backend that is down or too slow, or something
+    /// else's on the way.
     Status(u16),
+    /// The backend's own failure, of which it says no more.
+    Own(u16),
+    /// The backend's own failure, and why.
+    Named(FailureCause),
+    /// The backend refuses to decide, with this 4xx.
+    Rejected(u16),
     /// A 200 that isn't a verdict on this hold.
     NotAVerdict,
 }
 
 impl Failure {
     /// The kinds of causes, as labels.
-    pub const CAUSES: [&str; 6] =
-        ["not_sent", "broken_off", "timeout", "unreachable", "status", "not_a_verdict"];
+    pub const CAUSES: [&str; 10] = [
+        "not_sent",
+        "broken_off",
+        "timeout",
+        "unreachable",
+        "status",
+        "not_a_verdict",
+        "busy",
+        "database",
+        "deadline",
+        "rejected",
+    ];
 
     /// The place of its kind in [`Failure::CAUSES`].
     #[must_use]
@@ -67,8 +84,12 @@ impl Failure {
             // What the proxy itself answers for a backend that is too slow, or that it can't reach.
             Self::Status(504) => 2,
             Self::Status(502 | 503) => 3,
-            Self::Status(_) => 4,
+            Self::Status(_) | Self::Own(_) => 4,
             Self::NotAVerdict => 5,
+            Self::Named(FailureCause::Busy) => 6,
+            Self::Named(FailureCause::Database) => 7,
+            Self::Named(FailureCause::Deadline) => 8,
+            Self::Rejected(_) => 9,
         }
     }
 }
@@ -79,6 +100,11 @@ impl fmt::Display for Failure {
             Self::NotSent => f.write_str("the callout could not be sent"),
             Self::BrokenOff => f.write_str("its answer broke off"),
             Self::Status(status) => write!(f, "the callout came back with status {status}"),
+            Self::Own(status) => write!(f, "the backend failed with status {status}"),
+            Self::Named(FailureCause::Busy) => f.write_str("the backend has too much to do"),
+            Self::Named(FailureCause::Database) => f.write_str("the backend has no database"),
+            Self::Named(FailureCause::Deadline) => f.write_str("the backend did not decide in time"),
+            Self::Rejected(status) => write!(f, "the backend rejects holds, with status {status}"),
             Self::NotAVerdict => f.write_str("its answer is no verdict on this hold"),
         }
     }
@@ -91,8 +117,18 @@ pub fn read(answer: CalloutAnswer<'_>, hold_id: Uuid) -> Outcome {
         None => Outcome::Failed(Failure::BrokenOff),
         Some(200) => decided(answer, hold_id),
         Some(status @ 400..=499) if answer.is_backends() => Outcome::Rejected(status),
+        Some(status) if answer.is_backends() => {
+            let cause = if status == 503 { named_cause(answer.body) } else { None };
+            Outcome::Failed(cause.map_or(Failure::Own(status), Failure::Named))
+        }
         Some(status) => Outcome::Failed(Failure::Status(status)),
     }
+}
+
+/// The cause in the backend's problem details.
+fn named_cause(body: &[u8]) -> Option<FailureCause> {
+    let [cause] = json_scan::object_bytes(body, &["cause"]).ok()?;
+    FailureCause::of(&json_scan::string(cause?.raw)?)
 }
 
 fn decided(answer: CalloutAnswer<'_>, hold_id: Uuid) -> Outcome {
@@ -181,11 +217,29 @@ mod tests {
             (Some(401), Some("1"), Outcome::Rejected(401)),
             (Some(400), Some("1"), Outcome::Rejected(400)),
             (Some(401), None, Outcome::Failed(Failure::Status(401))),
-            (Some(503), Some("1"), Outcome::Failed(Failure::Status(503))),
+            (Some(503), Some("1"), Outcome::Failed(Failure::Own(503))),
+            (Some(503), None, Outcome::Failed(Failure::Status(503))),
             (Some(504), None, Outcome::Failed(Failure::Status(504))),
-            (Some(204), Some("1"), Outcome::Failed(Failure::Status(204))),
+            (Some(204), Some("1"), Outcome::Failed(Failure::Own(204))),
         ] {
             assert_eq!(outcome(status, marker, "x"), expected);
+        }
+    }
+
+    #[test]
+    fn the_backend_names_its_cause_and_nobody_else_does() {
+        for (word, cause) in [
+            ("busy", FailureCause::Busy),
+            ("database", FailureCause::Database),
+            ("deadline", FailureCause::Deadline),
+        ] {
+            let body = format!(r#"{{"title":"Service Unavailable","status":503,"cause":"{word}"}}"#);
+            assert_eq!(outcome(Some(503), Some("1"), &body), Outcome::Failed(Failure::Named(cause)));
+            assert_eq!(outcome(Some(500), Some("1"), &body), Outcome::Failed(Failure::Own(500)));
+            assert_eq!(outcome(Some(503), None, &body), Outcome::Failed(Failure::Status(503)));
+        }
+        for body in [r#"{"cause":"new"}"#, r#"{"cause":7}"#, "{", "[]", ""] {
+            assert_eq!(outcome(Some(503), Some("1"), body), Outcome::Failed(Failure::Own(503)), "{body}");
         }
     }
 }

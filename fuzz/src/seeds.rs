@@ -52,7 +52,8 @@ const FULL_CONFIG: &[u8] = br#"{"backend":{"cluster":"b","token":"0123456789abcd
     "settle_timeout_ms":5000,"renew_interval_s":240},"provider":"openai","dialect":"compatible",
     "identity":{"org":{"header":"x-budget-org"},"team":{"header":"x-budget-team"},
     "user":{"header":"x-budget-user"}},"unidentified":{"org":"acme","team":"t","user":"u"},
-    "failure_mode":"closed","unknown_api":"allow","unreadable_request":"pass",
+    "failure_mode":{"default":"closed","database":"open"},"fail_open":{"requests_per_minute":9,
+    "usd_per_outage":"1.50"},"breaker":{"failures_in_a_row":3,"longest_pause_ms":900},"unknown_api":"allow","unreadable_request":"pass",
     "max_request_body_bytes":16777216,"max_metered_body_bytes":8388608,
     "outbox":{"max_bytes":8388608,"batch_items":128,"flush_interval_ms":50}}"#;
 

@@ -8,11 +8,13 @@
 //! ignore fields they don't know. Golden files in `protocol/golden/` pin the JSON.
 
 mod api;
+mod failure;
 mod hold;
 mod money;
 mod settlement;
 
 pub use api::Api;
+pub use failure::FailureCause;
 pub use hold::{
     Allow, Call, Claim, ClaimKind, DeniedBudget, Deny, DenyReason, HoldRequest, HoldResponse, Lookup, Payer,
     Rewrite, Size, Tier, TierRemaining, Verdict, Warning, Window,

@@ -1,6 +1,8 @@
 //! What the filter does with a backend that misbehaves. "Denied" and "failed" never mix: only a
 //! failure consults the failure mode.
 
+use std::time::Duration;
+
 use purser_protocol::{Admission, Allow, Deny, DenyReason, Rewrite, SettlementItem, UsageQuality, Verdict};
 use serde_json::json;
 use system_tests::harness::client::{App, http, ping, ping_stream, post_chat};
@@ -25,12 +27,15 @@ fn failures() -> Vec<Script> {
         Script::Half,
         Script::Reset,
         Script::Never,
+        Script::Cause("database"),
+        // After the filter's deadline of 250 ms.
+        Script::Late(Duration::from_millis(1_500)),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_verdict_lets_the_call_pass_where_the_route_fails_open() {
-    let stack = Setup::as_shipped().start_scripted(Script::Allow).await;
+    let stack = Setup::as_shipped().without_breaker().start_scripted(Script::Allow).await;
     for (number, script) in failures().into_iter().enumerate() {
         stack.backend.play(script.clone());
         let answer = stack.chat(&App::of("acme").team("search"), &ping_stream()).await.expect(200);
@@ -52,7 +57,7 @@ async fn no_verdict_lets_the_call_pass_where_the_route_fails_open() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_verdict_stops_the_call_where_the_route_fails_closed() {
-    let stack = Setup::as_shipped().fail_closed().start_scripted(Script::Allow).await;
+    let stack = Setup::as_shipped().fail_closed().without_breaker().start_scripted(Script::Allow).await;
     for script in failures() {
         stack.backend.play(script.clone());
         let answer = stack.chat(&App::of("acme"), &ping()).await;

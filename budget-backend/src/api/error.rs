@@ -4,6 +4,7 @@
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use purser_protocol::FailureCause;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -117,6 +118,7 @@ pub struct ApiError {
     detail: String,
     faults: Vec<Fault>,
     retry_after_s: Option<u64>,
+    cause: Option<FailureCause>,
 }
 
 /// RFC 9457: what went wrong.
@@ -136,11 +138,15 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<Fault>,
+    /// For filters, with some 503s: `busy`, `database` or `deadline`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, required = false)]
+    cause: Option<FailureCause>,
 }
 
 impl ApiError {
     fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), faults: Vec::new(), retry_after_s: None }
+        Self { kind, detail: detail.into(), faults: Vec::new(), retry_after_s: None, cause: None }
     }
 
     /// 400: the question itself is malformed.
@@ -250,6 +256,17 @@ impl ApiError {
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(Kind::Unavailable, detail)
     }
+
+    /// 503: too much is going on.
+    pub fn busy(detail: impl Into<String>) -> Self {
+        Self { cause: Some(FailureCause::Busy), ..Self::unavailable(detail) }
+    }
+
+    /// 503: the database is not there.
+    pub fn without_database() -> Self {
+        let detail = "the database is not available";
+        Self { cause: Some(FailureCause::Database), ..Self::unavailable(detail) }
+    }
 }
 
 impl From<JsonRejection> for ApiError {
@@ -290,13 +307,22 @@ impl From<Refused> for ApiError {
 
 impl From<HoldFailure> for ApiError {
     fn from(failure: HoldFailure) -> Self {
-        Self::unavailable(failure.to_string())
+        let cause = match failure {
+            HoldFailure::Overloaded | HoldFailure::Stopping => FailureCause::Busy,
+            HoldFailure::Database => FailureCause::Database,
+            HoldFailure::Deadline => FailureCause::Deadline,
+        };
+        Self { cause: Some(cause), ..Self::unavailable(failure.to_string()) }
     }
 }
 
 impl From<TrackerFailure> for ApiError {
     fn from(failure: TrackerFailure) -> Self {
-        Self::unavailable(failure.to_string())
+        let cause = match failure {
+            TrackerFailure::Overloaded | TrackerFailure::Stopping => FailureCause::Busy,
+            TrackerFailure::Database => FailureCause::Database,
+        };
+        Self { cause: Some(cause), ..Self::unavailable(failure.to_string()) }
     }
 }
 
@@ -308,7 +334,7 @@ impl From<sqlx::Error> for ApiError {
             );
         }
         tracing::error!(%error, "an operator's query failed");
-        Self::unavailable("the database is not available")
+        Self::without_database()
     }
 }
 
@@ -321,6 +347,7 @@ impl IntoResponse for ApiError {
             status: status.as_u16(),
             detail: self.detail,
             errors: self.faults,
+            cause: self.cause,
         };
         let mut response = (status, axum::Json(problem)).into_response();
         let headers = response.headers_mut();

@@ -170,7 +170,7 @@ pub fn router(state: AppState) -> Router {
 async fn ask_presence(State(presence): State<Presence>, request: Request, next: Next) -> Response {
     if presence.is_away() {
         crate::metrics::hold_failed(&crate::ledger::HoldFailure::Database);
-        return ApiError::unavailable("the database is not available").into_response();
+        return ApiError::without_database().into_response();
     }
     let response = next.run(request).await;
     match response.status() {

@@ -71,7 +71,7 @@ impl Load {
 /// Reads the body whole, in time and within what is free, before anything else happens.
 pub async fn bound(State(load): State<Load>, request: Request, next: Next) -> Response {
     let Ok(_place) = load.running.try_acquire() else {
-        return ApiError::unavailable("too many requests are running").into_response();
+        return ApiError::busy("too many requests are running").into_response();
     };
     let (parts, body) = request.into_parts();
     let told = parts.headers.get(header::CONTENT_LENGTH);
@@ -96,7 +96,7 @@ async fn read(
     }
     let pieces = u32::try_from(bytes.div_ceil(PIECE_BYTES).max(1)).unwrap_or(u32::MAX);
     let room = Arc::clone(&load.bodies).try_acquire_many_owned(pieces);
-    let room = room.map_err(|_| ApiError::unavailable("too much is being received"))?;
+    let room = room.map_err(|_| ApiError::busy("too much is being received"))?;
     match tokio::time::timeout(load.body_limit, to_bytes(body, MAX_BODY_BYTES)).await {
         Ok(Ok(bytes)) => Ok((Body::from(bytes), room)),
         Ok(Err(error)) => Err(if error.into_inner().is::<LengthLimitError>() {

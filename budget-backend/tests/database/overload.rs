@@ -87,6 +87,12 @@ async fn ten_times_what_is_served_is_answered_in_time_and_memory_has_a_bound(poo
         while let Some(answered) = offered.join_next().await {
             let (status, text) = answered.unwrap();
             assert_eq!(status, 503, "{text}");
+            // The queue is full, or the lane's lock never came, or the deadline did.
+            let cause: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert!(
+                ["busy", "database", "deadline"].contains(&cause["cause"].as_str().unwrap_or_default()),
+                "{text}"
+            );
             refused += 1;
             if refused % 100 == 0 {
                 peak = peak.max(process.rss_bytes());

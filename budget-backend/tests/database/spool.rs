@@ -52,6 +52,8 @@ async fn hold_times(process: &Process, numbers: std::ops::Range<u64>, status: St
         let begun = Instant::now();
         let (seen, answer) = process.post("/v1/holds", &hold_request(call(number))).await;
         assert_eq!(seen, status, "{answer}");
+        let cause = if status == StatusCode::OK { &Value::Null } else { &json!("database") };
+        assert_eq!(&answer["cause"], cause, "{answer}");
         times.push(begun.elapsed());
     }
     median(times)

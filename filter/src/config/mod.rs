@@ -1,6 +1,7 @@
 //! The filter's configuration: JSON, read once, every mistake reported with its path.
 
 mod duplicates;
+mod failures;
 mod fields;
 mod identity;
 mod options;
@@ -11,6 +12,7 @@ use std::fmt;
 use purser_protocol::{MAX_BATCH_ITEMS, MAX_NAME_BYTES, Payer};
 use serde_json::Value;
 
+pub use failures::{BreakerLimits, FailOpenLimits, FailureMode, FailureModes};
 use fields::{Fields, Text};
 pub use identity::{Identity, LookupBy};
 pub use options::{AnswerHeaders, Denials};
@@ -29,8 +31,13 @@ pub struct Config {
     pub identity: Identity,
     /// What happens to a metered call of which nothing names the org.
     pub unidentified: Unidentified,
-    /// What happens to a metered call when the backend gives no verdict.
-    pub failure_mode: FailureMode,
+    /// What happens to a metered call when the backend gives no verdict; a route's metadata may say
+    /// otherwise.
+    pub failure_mode: FailureModes,
+    /// How much goes out without a verdict.
+    pub fail_open: FailOpenLimits,
+    /// When the backend is not asked.
+    pub breaker: BreakerLimits,
     /// What happens to a request that may cost money but can't be metered.
     pub unknown_api: Policy,
     /// What happens to a metered call whose body can't be read.
@@ -86,15 +93,6 @@ pub enum Unidentified {
     Deny,
     /// This payer pays.
     Payer(Payer),
-}
-
-/// What happens when the backend gives no verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureMode {
-    /// The call goes out and is settled later.
-    Open,
-    /// The call is refused.
-    Closed,
 }
 
 /// What a provider speaks: how it departs from OpenAI's API, and the shape of its errors.
@@ -224,11 +222,9 @@ impl Config {
             provider,
             identity: identity::read(&mut root),
             unidentified: unidentified(&mut root),
-            failure_mode: root.choice(
-                "failure_mode",
-                FailureMode::Open,
-                &[("open", FailureMode::Open), ("closed", FailureMode::Closed)],
-            ),
+            failure_mode: failures::failure_modes(&mut root),
+            fail_open: failures::fail_open(&mut root),
+            breaker: failures::breaker(&mut root),
             unknown_api: root.choice(
                 "unknown_api",
                 Policy::Deny,

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::outage::bound::Passed;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -51,7 +52,19 @@ fn what_is_not_said_has_a_default() {
             stripped: ["x-budget-org", "x-budget-team", "x-budget-user"].map(str::to_owned).to_vec(),
         },
         unidentified: Unidentified::Deny,
-        failure_mode: FailureMode::Open,
+        failure_mode: FailureModes::all(FailureMode::Open),
+        fail_open: FailOpenLimits {
+            per_minute: Passed { requests: 1_200, nanousd: 20_000_000_000 },
+            per_outage: Passed { requests: 20_000, nanousd: 200_000_000_000 },
+            unknown_call_nanousd: 100_000_000,
+            recovered_after_ms: 30_000,
+        },
+        breaker: BreakerLimits {
+            failures_in_a_row: 5,
+            failure_percent: 75,
+            first_pause_ms: 500,
+            longest_pause_ms: 5_000,
+        },
         unknown_api: Policy::Deny,
         unreadable_request: Policy::Deny,
         max_request_body_bytes: 16_777_216,
@@ -85,7 +98,7 @@ fn everything_can_be_said() {
         config.unidentified,
         Unidentified::Payer(Payer { org: "demo".to_owned(), team: None, user: Some("u".to_owned()) })
     );
-    assert_eq!(config.failure_mode, FailureMode::Closed);
+    assert_eq!(config.failure_mode, FailureModes::all(FailureMode::Closed));
     assert_eq!(config.unknown_api, Policy::Pass);
     assert_eq!(config.unreadable_request, Policy::Pass);
     assert_eq!(config.max_request_body_bytes, 1024);
@@ -246,8 +259,8 @@ fn all_mistakes_are_told_at_once() {
         "failure_mode: expected \"open\" or \"closed\", got \"maybe\"",
         "outbox.size: unknown field, expected one of max_bytes, batch_items, flush_interval_ms",
         "extra: unknown field, expected one of backend, provider, dialect, identity, lookup, tags, unidentified, \
-         failure_mode, unknown_api, unreadable_request, max_request_body_bytes, max_metered_body_bytes, outbox, \
-         denials, headers, metrics, access_log",
+         failure_mode, fail_open, breaker, unknown_api, unreadable_request, max_request_body_bytes, \
+         max_metered_body_bytes, outbox, denials, headers, metrics, access_log",
     ];
     assert_eq!(found.lines().collect::<Vec<_>>(), expected);
     assert_eq!(

@@ -6,7 +6,6 @@ use purser_protocol::{Admission, Allow, Deny, DenyReason, Payer, Verdict};
 use uuid::Uuid;
 
 use super::{Exchange, Forward, Note, Pending, Sent, State, Step, verdicts};
-use crate::config::FailureMode;
 use crate::denial::{self, HOLD_ID_HEADER, Reply};
 use crate::exhausted::Refused;
 use crate::headers::HeaderEdit;
@@ -31,7 +30,7 @@ impl Exchange {
         self.hold_outcome(Outcome::Failed(Failure::NotSent), now_unix_ms)
     }
 
-    fn hold_outcome(&mut self, outcome: Outcome, now_unix_ms: u64) -> Step {
+    pub(super) fn hold_outcome(&mut self, outcome: Outcome, now_unix_ms: u64) -> Step {
         let mut pending = match mem::replace(&mut self.state, State::Refused(None)) {
             State::Asked(pending) => *pending,
             other => {
@@ -39,6 +38,8 @@ impl Exchange {
                 return Step::Pause;
             }
         };
+        let ticket = pending.ticket.take();
+        self.tell_outage(ticket, &outcome, pending.hold_id, now_unix_ms);
         match outcome {
             Outcome::Decided(Verdict::Allow(allow)) => {
                 self.learn(&mut pending, allow.payer.as_ref(), allow.strict, now_unix_ms);
@@ -55,22 +56,12 @@ impl Exchange {
                 self.reply(reply, None)
             }
             Outcome::Rejected(status) => {
-                self.note(Note::BackendRejected(status));
-                self.line.verdict = Some(verdicts::FAILED_CLOSED);
-                self.reply(denial::failed_closed(self.family, Some(pending.hold_id)), None)
-            }
-            Outcome::Failed(failure) if self.fails_open(&pending.caller, now_unix_ms) => {
-                self.note(Note::FailedOpen(failure));
-                self.line.verdict = Some(verdicts::FAILED_OPEN);
-                let edits = vec![HeaderEdit::set("x-purser-failed-open", "true")];
-                self.forward(pending, Feasible::default(), Admission::FailOpen, edits, None)
+                self.without_verdict(pending, Failure::Rejected(status), false, now_unix_ms)
             }
             Outcome::Failed(failure) => {
-                self.note(Note::FailedClosed(failure));
-                self.line.verdict = Some(verdicts::FAILED_CLOSED);
                 // Unless the callout never left, the backend may have granted what nobody heard of.
-                let void = (failure != Failure::NotSent).then(|| pending.void());
-                self.reply(denial::failed_closed(self.family, Some(pending.hold_id)), void)
+                let may_be_held = failure != Failure::NotSent;
+                self.without_verdict(pending, failure, may_be_held, now_unix_ms)
             }
         }
     }
@@ -88,12 +79,6 @@ impl Exchange {
         if strict {
             self.worker.strict.remember(&pending.caller, now_unix_ms);
         }
-    }
-
-    /// Whether a call of this payer goes out without a verdict. Nothing else asks for the failure mode.
-    fn fails_open(&self, caller: &Caller, now_unix_ms: u64) -> bool {
-        let is_strict = self.worker.strict.remembers(caller, now_unix_ms);
-        self.worker.config.failure_mode == FailureMode::Open && !is_strict
     }
 
     /// The call goes out: its hold is renewed from now on.
@@ -152,6 +137,9 @@ impl Exchange {
         }
         self.line.verdict = Some(verdict);
         self.line.held_nanousd = Some(allow.held_nanousd);
+        if !allow.clamped {
+            self.worker.outage.held(&pending.call.model, allow.held_nanousd);
+        }
         if is_degraded {
             self.line.model = Some(pending.call.model.clone());
         }
@@ -161,7 +149,7 @@ impl Exchange {
     }
 
     /// Lets the request go, changed as far as is feasible. `edits` go on its answer.
-    fn forward(
+    pub(super) fn forward(
         &mut self,
         mut pending: Pending,
         feasible: Feasible,

@@ -8,6 +8,7 @@
 //! a hold or was denied, a void when nothing was sent upstream, and a settlement otherwise.
 
 mod end;
+mod failed;
 mod granted;
 mod line;
 mod note;
@@ -35,6 +36,8 @@ use crate::exhausted::Exhausted;
 use crate::headers::HeaderEdit;
 use crate::identity::{Caller, NoProxy, Proxy};
 use crate::live::{LiveHold, LiveHolds};
+use crate::outage::cell::SharedCell;
+use crate::outage::{Outage, Ticket};
 use crate::pool::Pool;
 use crate::request::{BodyKind, CallRequest};
 use crate::rewrite::{BodyRewrite, ModelPath};
@@ -82,6 +85,8 @@ pub struct Worker {
     pub strict: StrictPayers,
     /// Refusals that are repeated without asking.
     pub exhausted: Exhausted,
+    /// What happens without verdicts.
+    pub outage: Outage,
     /// What the proxy knows of the stream that is being served.
     pub proxy: Box<dyn Proxy>,
 }
@@ -92,13 +97,20 @@ impl Worker {
     pub fn new(config: Config, pool: Pool, strict: StrictPayers) -> Self {
         let live = LiveHolds::new(config.backend.renew_interval_s);
         let exhausted = Exhausted::new(config.denials.cache_ms);
-        Self { config, pool, live, strict, exhausted, proxy: Box::new(NoProxy) }
+        let outage = Outage::new(config.breaker, config.fail_open, config.backend.hold_timeout_ms);
+        Self { config, pool, live, strict, exhausted, outage, proxy: Box::new(NoProxy) }
     }
 
     /// The same in a proxy that knows more.
     #[must_use]
     pub fn in_proxy(self, proxy: Box<dyn Proxy>) -> Self {
         Self { proxy, ..self }
+    }
+
+    /// The same, with what goes out without a verdict counted together with other workers.
+    #[must_use]
+    pub fn counting_in(self, cell: Box<dyn SharedCell>) -> Self {
+        Self { outage: self.outage.shared_by(cell), ..self }
     }
 }
 
@@ -157,6 +169,8 @@ struct Pending {
     /// The path, where it names the model and may be changed.
     model_path: Option<ModelPath>,
     size: Size,
+    /// Its turn at the backend; absent when it isn't asked.
+    ticket: Option<Ticket>,
     reader: Reader,
     request: CallRequest,
     /// Which answers are compressed may be said anew.

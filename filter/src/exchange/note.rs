@@ -5,6 +5,7 @@ use purser_protocol::{Tier, Usage, Window};
 use crate::api::PathClass;
 use crate::config::Policy;
 use crate::identity::WithoutOrg;
+use crate::outage::breaker::Change;
 use crate::request::Unreadable;
 use crate::verdict::Failure;
 
@@ -40,6 +41,14 @@ pub enum Note {
     FailedOpen(Failure),
     /// No verdict; the call was refused.
     FailedClosed(Failure),
+    /// No verdict, and as much as may go out without one has gone out; the call was refused.
+    BoundReached(Failure),
+    /// A call did not ask the backend, which failed just now.
+    NotAsked,
+    /// Calls stop asking the backend, or ask it again.
+    Breaker(Change),
+    /// The backend has been back for a while: what may go out in an outage is counted anew.
+    OutageOver,
     /// The backend refused to decide, with this status; the call was refused.
     BackendRejected(u16),
     /// A request that may cost money and can't be metered: what its path is like, and whether it went

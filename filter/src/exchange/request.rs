@@ -158,12 +158,10 @@ impl Exchange {
             stream: request.stream,
         };
         self.line.model = Some(call.model.clone());
-        let mut now_unix_ms = reading.arrival.now_unix_ms;
-        if !self.worker.exhausted.knows_none() {
-            now_unix_ms = self.worker.proxy.now_unix_ms().unwrap_or(now_unix_ms);
-            if let Some(refused) = self.worker.exhausted.repeat(&reading.caller, &call, now_unix_ms) {
-                return self.refuse_again(&refused);
-            }
+        // The body may have taken its time.
+        let now_unix_ms = self.worker.proxy.now_unix_ms().unwrap_or(reading.arrival.now_unix_ms);
+        if let Some(refused) = self.worker.exhausted.repeat(&reading.caller, &call, now_unix_ms) {
+            return self.refuse_again(&refused);
         }
         let hold_id = ids::hold_id(reading.arrival.now_unix_ms, &random);
         self.line.hold_id = Some(hold_id);
@@ -181,7 +179,7 @@ impl Exchange {
         };
         let asked = serde_json::to_vec(&question);
         let HoldRequest { payer, lookup, call, size, tags, .. } = question;
-        let pending = Pending {
+        let mut pending = Pending {
             hold_id,
             caller: Caller { payer, lookup },
             tags,
@@ -189,12 +187,17 @@ impl Exchange {
             model_path: reading.model_path,
             call,
             size,
+            ticket: None,
             reader: Reader::new(&reading.route),
             request,
             may_set_encoding: reading.may_set_encoding,
             started_at_unix_ms: reading.arrival.now_unix_ms,
             announces_length: reading.announces_length,
         };
+        match self.worker.outage.ask(now_unix_ms) {
+            Ok(ticket) => pending.ticket = Some(ticket),
+            Err(failure) => return self.not_asked(pending, failure, now_unix_ms),
+        }
         self.state = State::Asked(Box::new(pending));
         match asked {
             Ok(body) => Step::Ask(body),

@@ -16,6 +16,8 @@ pub const DENIED_CACHED: &str = "denied_cached";
 pub const FAILED_OPEN: &str = "failed_open";
 /// There was no verdict, or it could not be carried out, and it was refused.
 pub const FAILED_CLOSED: &str = "failed_closed";
+/// There was no verdict, and as much as may go out without one has gone out; it was refused.
+pub const FAILED_BOUND: &str = "failed_bound";
 /// Nobody was known who could pay.
 pub const UNIDENTIFIED: &str = "unidentified";
 /// It costs nothing, or is let through unmetered.

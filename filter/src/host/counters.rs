@@ -11,6 +11,8 @@ use crate::exchange::Note;
 use crate::hostcalls::{self, Metric};
 use crate::identity::WithoutOrg;
 use crate::live::Renewals;
+use crate::outage::breaker::Change;
+use crate::outage::cause::Cause;
 use crate::outbox::Tally;
 use crate::series::Series;
 use crate::verdict::Failure;
@@ -19,7 +21,7 @@ use crate::verdict::Failure;
 type Id = Option<u32>;
 
 /// The counters that are there from the start, at zero.
-const NAMES: [&str; 29] = [
+const NAMES: [&str; 34] = [
     ALLOWED,
     DEGRADED,
     CLAMPED,
@@ -39,6 +41,7 @@ const NAMES: [&str; 29] = [
     DUPLICATE,
     REJECTED,
     DROPPED,
+    INHERITED,
     RENEWALS_RECORDED,
     RENEWALS_DUPLICATE,
     RENEWALS_FAILED,
@@ -49,6 +52,10 @@ const NAMES: [&str; 29] = [
     TAGS_DROPPED,
     REPEATS_LOST,
     NO_BODY,
+    NOT_ASKED,
+    BREAKER_OPENED,
+    BREAKER_CLOSED,
+    OUTAGES_OVER,
 ];
 
 const ALLOWED: &str = "purser_verdicts;outcome=allow;";
@@ -70,6 +77,7 @@ const RECORDED: &str = "purser_settlements;outcome=recorded;";
 const DUPLICATE: &str = "purser_settlements;outcome=duplicate;";
 const REJECTED: &str = "purser_settlements;outcome=rejected;";
 const DROPPED: &str = "purser_outbox_dropped";
+const INHERITED: &str = "purser_outbox_inherited";
 const RENEWALS_RECORDED: &str = "purser_renewals;outcome=recorded;";
 const RENEWALS_DUPLICATE: &str = "purser_renewals;outcome=duplicate;";
 const RENEWALS_FAILED: &str = "purser_renewals_failed";
@@ -80,6 +88,13 @@ const WITHOUT_ORG_LOOKED_UP: &str = "purser_unidentified;outcome=looked_up;";
 const TAGS_DROPPED: &str = "purser_tags_dropped";
 const REPEATS_LOST: &str = "purser_repeated_denials_lost";
 const NO_BODY: &str = "purser_no_body";
+const NOT_ASKED: &str = "purser_not_asked";
+const BREAKER_OPENED: &str = "purser_breaker;outcome=opened;";
+const BREAKER_CLOSED: &str = "purser_breaker;outcome=closed;";
+const OUTAGES_OVER: &str = "purser_outages_over";
+
+/// What becomes of calls without a verdict, as a label.
+const WITHOUT_VERDICT: [&str; 3] = ["open", "closed", "bound"];
 
 /// Ages of an outbox's oldest item, seconds, each with a gauge that counts the outboxes beyond it. Ages
 /// themselves can't be added up over workers; whether there is one beyond an age can.
@@ -105,6 +120,8 @@ pub struct Counters {
     unmetered_paths: [Id; PathClass::ALL.len()],
     /// In the order of [`Failure::CAUSES`].
     causes: [Id; Failure::CAUSES.len()],
+    /// In the order of [`Cause::ALL`], each in that of [`WITHOUT_VERDICT`].
+    failures: [[Id; WITHOUT_VERDICT.len()]; Cause::ALL.len()],
     outbox_items: Id,
     outbox_bytes: Id,
     /// In the order of [`OVERDUE_S`].
@@ -135,6 +152,10 @@ impl Counters {
             unmetered_paths: PathClass::ALL
                 .map(|class| of_path(class, "purser_unmetered;reason=unknown_api;")),
             causes: Failure::CAUSES.map(|cause| counter(&format!("purser_callout_failures;cause={cause};"))),
+            failures: Cause::ALL.map(|cause| {
+                let name = |outcome| format!("purser_failures;cause={};;outcome={outcome};", cause.as_str());
+                WITHOUT_VERDICT.map(|outcome| counter(&name(outcome)))
+            }),
             outbox_items: gauge("purser_outbox_items"),
             outbox_bytes: gauge("purser_outbox_bytes"),
             outbox_overdue: OVERDUE_S
@@ -166,13 +187,21 @@ impl Counters {
             }
             Note::FailedOpen(failure) => {
                 self.add(FAILED_OPEN, 1);
-                add(at(&self.causes, failure.cause()), 1);
+                self.without_verdict(*failure, 0);
             }
             Note::FailedClosed(failure) => {
                 self.add(FAILED_CLOSED, 1);
-                add(at(&self.causes, failure.cause()), 1);
+                self.without_verdict(*failure, 1);
             }
-            Note::BackendRejected(_) => self.add(BACKEND_REJECTED, 1),
+            Note::BoundReached(failure) => {
+                self.add(FAILED_CLOSED, 1);
+                self.without_verdict(*failure, 2);
+            }
+            Note::BackendRejected(status) => self.without_verdict(Failure::Rejected(*status), 1),
+            Note::NotAsked => self.add(NOT_ASKED, 1),
+            Note::Breaker(Change::Opened) => self.add(BREAKER_OPENED, 1),
+            Note::Breaker(Change::Closed) => self.add(BREAKER_CLOSED, 1),
+            Note::OutageOver => self.add(OUTAGES_OVER, 1),
             Note::UnknownApi(class, policy) => {
                 add(at(&self.unknown_paths, class.index()), 1);
                 match policy {
@@ -188,6 +217,16 @@ impl Counters {
             Note::UnreadablePassed(_) => self.add(UNREADABLE, 1),
             Note::RenewalDropped => self.add(RENEWALS_DROPPED, 1),
             Note::NoBody => self.add(NO_BODY, 1),
+        }
+    }
+
+    /// Counts a call without a verdict. `outcome` is a place in [`WITHOUT_VERDICT`].
+    fn without_verdict(&self, failure: Failure, outcome: usize) {
+        add(at(&self.causes, failure.cause()), 1);
+        let of_cause = self.failures.get(Cause::of(failure).index());
+        add(of_cause.and_then(|ids| at(ids, outcome)), 1);
+        if matches!(failure, Failure::Rejected(_)) {
+            self.add(BACKEND_REJECTED, 1);
         }
     }
 
@@ -248,6 +287,11 @@ impl Counters {
     /// Counts a settlement that did not fit into the outbox.
     pub fn outbox_dropped(&self) {
         self.add(DROPPED, 1);
+    }
+
+    /// Counts settlements that were taken over from a VM that is gone.
+    pub fn outbox_inherited(&self, items: usize) {
+        self.add(INHERITED, u64::try_from(items).unwrap_or(u64::MAX));
     }
 
     /// Tells how an outbox looks, when it looked like `before`. All workers share the gauges and each adds

@@ -2,7 +2,9 @@
 //! Nothing is decided here.
 
 mod counters;
+mod inherit;
 mod root;
+mod shared_data;
 mod stream;
 
 use std::cell::{Cell, RefCell};
@@ -30,9 +32,6 @@ const MAX_CALLOUT_BYTES: usize = 4 << 20;
 
 /// At most one line about a failing backend in this time, milliseconds; the counters tell the rest.
 const LOG_PAUSE_MS: u64 = 1_000;
-
-/// Settlements that come within this time of each other move the gauges once, milliseconds.
-const SHOW_PAUSE_MS: u64 = 100;
 
 thread_local! {
     /// Of all configurations of this VM, so that a new one forgets nobody.
@@ -76,9 +75,8 @@ struct Shared {
     /// When it comes, milliseconds since the Unix epoch.
     tick_unix_ms: Cell<u64>,
     last_log_unix_ms: Cell<u64>,
-    /// What the gauges tell of the outbox, and since when, milliseconds since the Unix epoch.
+    /// What the gauges tell of the outbox.
     shown: Cell<OutboxView>,
-    shown_unix_ms: Cell<u64>,
     /// What callouts authenticate with.
     authorization: String,
 }
@@ -88,9 +86,11 @@ impl Shared {
         let strict = STRICT_PAYERS.try_with(Clone::clone).unwrap_or_default();
         let series = SERIES.try_with(Clone::clone).unwrap_or_default();
         let counters = Counters::define(series, config.max_series);
-        let outbox = RefCell::new(Outbox::new(config.outbox));
+        let outbox = RefCell::new(inherit::outbox(&config));
         let authorization = format!("Bearer {}", config.backend.token);
-        let worker = Worker::new(config, Pool::new(METER_POOL_BYTES), strict).in_proxy(Box::new(Envoy));
+        let worker = Worker::new(config, Pool::new(METER_POOL_BYTES), strict)
+            .in_proxy(Box::new(Envoy))
+            .counting_in(Box::new(shared_data::FailOpenCount::ready()));
         Self {
             outbox,
             worker: Rc::new(worker),
@@ -99,7 +99,6 @@ impl Shared {
             tick_unix_ms: Cell::new(0),
             last_log_unix_ms: Cell::new(0),
             shown: Cell::new(OutboxView::default()),
-            shown_unix_ms: Cell::new(0),
             authorization,
         }
     }
@@ -115,15 +114,12 @@ impl Shared {
             );
             self.log_seldom(Level::Error, &line);
         }
-        // Many at once move the gauges once; the tick or the answer that is awaited shows the last of them.
-        if now_unix_ms.abs_diff(self.shown_unix_ms.get()) >= SHOW_PAUSE_MS {
-            self.show_outbox(now_unix_ms);
-        }
+        // At once, since who takes over after a trap believes them.
+        self.show_outbox(now_unix_ms);
     }
 
     /// Brings the gauges up to date with the outbox.
     fn show_outbox(&self, now_unix_ms: u64) {
-        self.shown_unix_ms.set(now_unix_ms);
         let outbox = self.outbox.borrow();
         let view = OutboxView {
             items: outbox.len(),
@@ -154,7 +150,11 @@ impl Shared {
         if self.tick.get() == Some(Tick::Outbox) {
             return;
         }
-        let waits = [self.worker.live.wait_ms(now_unix_ms), self.worker.exhausted.wait_ms(now_unix_ms)];
+        let waits = [
+            self.worker.live.wait_ms(now_unix_ms),
+            self.worker.exhausted.wait_ms(now_unix_ms),
+            self.outbox.borrow().look_wait_ms(),
+        ];
         let Some(wait_ms) = waits.into_iter().flatten().min() else { return };
         let due_unix_ms = now_unix_ms.saturating_add(u64::from(wait_ms));
         if self.tick.get().is_none() || due_unix_ms < self.tick_unix_ms.get() {

@@ -114,10 +114,14 @@ impl Root {
             return;
         }
         if left > 0 {
-            let line =
-                format!("gave up on {left} settlements at shutdown; their holds will expire and be charged");
+            let line = format!(
+                "left {left} settlements to others; if the proxy ends now, their holds expire and are charged"
+            );
             hostcalls::log(Level::Error, &line);
-            shared.show(OutboxView::default());
+            // The gauges count them until they are taken over.
+            if !shared.outbox.borrow().is_journaled() {
+                shared.show(OutboxView::default());
+            }
         }
         self.drain_until_unix_ms = None;
         shared.rest();
@@ -129,7 +133,9 @@ impl Root {
 
 fn report(shared: &Shared, tally: &Tally) {
     shared.counters.tally(tally);
-    shared.show_outbox(hostcalls::now_unix_ms());
+    let now_unix_ms = hostcalls::now_unix_ms();
+    shared.show_outbox(now_unix_ms);
+    shared.outbox.borrow_mut().beat(now_unix_ms);
     if let Some((hold_id, reason)) = tally.rejected.first() {
         let count = tally.rejected.len();
         let line = format!("settlements rejected: {count}; the first, of hold {hold_id}: {reason:?}");
@@ -186,7 +192,10 @@ impl RootContext for Root {
         };
         match Config::parse(&json) {
             Ok(config) => {
-                self.shared = Some(Rc::new(Shared::new(config)));
+                let shared = Rc::new(Shared::new(config));
+                shared.inherit();
+                shared.wake(hostcalls::now_unix_ms());
+                self.shared = Some(shared);
                 true
             }
             Err(mistakes) => {
@@ -212,7 +221,12 @@ impl RootContext for Root {
         } else {
             self.flush(&shared);
         }
-        shared.show_outbox(hostcalls::now_unix_ms());
+        let now_unix_ms = hostcalls::now_unix_ms();
+        shared.show_outbox(now_unix_ms);
+        shared.outbox.borrow_mut().beat(now_unix_ms);
+        if self.drain_until_unix_ms.is_none() {
+            shared.inherit();
+        }
         self.end_drain(&shared);
     }
 

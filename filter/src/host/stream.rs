@@ -14,6 +14,7 @@ use crate::denial::{self, Reply};
 use crate::exchange::{Arrival, End, Exchange, Forward, Note, Step};
 use crate::headers::HeaderEdit;
 use crate::hostcalls::{self, Buffer, Level, Map};
+use crate::outage::breaker::Change;
 use crate::rewrite::RewriteError;
 
 /// One stream.
@@ -122,10 +123,15 @@ fn line_of(note: &Note) -> Option<(Level, String)> {
         | Note::Used { .. }
         | Note::UnreadableRefused
         | Note::TooLarge
-        | Note::UpgradeRefused => return None,
+        | Note::UpgradeRefused
+        | Note::NotAsked => return None,
         Note::TagsDropped(tags) => ("cost tags without a usable value were left out: ", tags),
         Note::FailedOpen(why) => ("no verdict, failing open: ", why),
         Note::FailedClosed(why) => ("no verdict, failing closed: ", why),
+        Note::BoundReached(why) => ("no verdict, and no more may go out without one: ", why),
+        Note::Breaker(Change::Opened) => ("the backend keeps failing and is left alone for a while", &""),
+        Note::Breaker(Change::Closed) => ("the backend answers again", &""),
+        Note::OutageOver => ("the backend has been back for a while; the outage is over", &""),
         Note::BackendRejected(status) => {
             ("the backend rejects holds, check backend.token and versions; its status: ", status)
         }

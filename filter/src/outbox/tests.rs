@@ -1,4 +1,10 @@
 use super::*;
+use crate::journal::Store;
+use crate::outage::cell::Written;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use purser_protocol::{ItemResult, Payer, SettlementBatch, SettlementResponse, Void};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -163,4 +169,86 @@ fn a_full_queue_drops_the_newest() {
     assert_eq!(take(&mut outbox), (0..pushed).collect::<Vec<_>>());
     answer(&mut outbox, 200, &[(0, Outcome::Recorded)]);
     assert_eq!(outbox.push(&item(100), 0), Ok(()));
+}
+
+/// What the proxy keeps, by name.
+#[derive(Debug, Default)]
+struct Memory(RefCell<BTreeMap<String, Vec<u8>>>);
+
+impl Store for Memory {
+    fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+        self.0.borrow().get(key).map(|value| (value.clone(), 1))
+    }
+
+    fn set(&self, key: &str, value: &[u8], _: u32) -> Written {
+        self.0.borrow_mut().insert(key.to_owned(), value.to_vec());
+        Written::Done
+    }
+}
+
+fn journaled(memory: &Rc<Memory>, id: u64, max_bytes: usize) -> Outbox {
+    let store = Rc::clone(memory) as Rc<dyn Store>;
+    outbox(max_bytes, 3).journaled(Journal::new(store, id, 1, 1_000))
+}
+
+/// What an heir takes over, by its ids in order.
+fn inherited(memory: &Rc<Memory>) -> Vec<u128> {
+    let mut heir = journaled(memory, 99, 1 << 20);
+    for look in 0..20 {
+        let now_unix_ms = look * 2_000;
+        if let Some(estate) = heir.look(now_unix_ms) {
+            assert_eq!(heir.inherit(estate, now_unix_ms), 0);
+        }
+    }
+    heir.queue.iter().map(|item| item.hold_id.as_u128()).collect()
+}
+
+#[test]
+fn whenever_the_vm_traps_what_is_not_acknowledged_is_taken_over() {
+    type Step = fn(&mut Outbox);
+    let steps: [Step; 12] = [
+        |outbox| outbox.push(&item(0), 0).unwrap(),
+        |outbox| outbox.push(&item(1), 0).unwrap(),
+        |outbox| drop(take(outbox)),
+        |outbox| outbox.push(&item(2), 0).unwrap(),
+        // One of two, and not the first.
+        |outbox| drop(answer(outbox, 200, &[(1, Outcome::Recorded)])),
+        |outbox| outbox.push(&item(3), 0).unwrap(),
+        |outbox| drop(take(outbox)),
+        |outbox| drop(answer(outbox, 422, &[])),
+        |outbox| drop(take(outbox)),
+        |outbox| drop(answer(outbox, 422, &[])),
+        |outbox| outbox.push(&item(4), 0).unwrap(),
+        |outbox| drop((take(outbox), answer(outbox, 200, &[(2, Outcome::Recorded), (3, rejected())]))),
+    ];
+    for survived in 0..=steps.len() {
+        for says_so in [false, true] {
+            let memory = Rc::new(Memory::default());
+            let mut outbox = journaled(&memory, 1, 1 << 20);
+            for step in &steps[..survived] {
+                step(&mut outbox);
+                if says_so {
+                    outbox.beat(0);
+                }
+            }
+            let open: Vec<_> = outbox.queue.iter().map(|item| item.hold_id.as_u128()).collect();
+            drop(outbox);
+            let found = inherited(&memory);
+            let is_there = open.iter().all(|id| found.contains(id));
+            assert!(is_there, "{survived} {says_so}: {open:?} in {found:?}");
+            assert!(!says_so || open == found, "{survived}: {open:?} is {found:?}");
+        }
+    }
+}
+
+#[test]
+fn an_estate_that_does_not_fit_waits_for_room() {
+    let memory = Rc::new(Memory::default());
+    let mut gone = journaled(&memory, 1, 1 << 20);
+    for id in 0..10 {
+        gone.push(&item(id), 0).unwrap();
+    }
+    let mut small = journaled(&memory, 2, 1_000);
+    assert!((0..20).all(|look| small.look(look * 2_000).is_none()));
+    assert_eq!(inherited(&memory), (0..10).collect::<Vec<_>>());
 }

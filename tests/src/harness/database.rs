@@ -89,6 +89,21 @@ impl Database {
         Self { name, admin_url, url, pool }
     }
 
+    /// Refuses every connection from now on, and cuts those that are there; or lets them in again.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub async fn let_in(&self, is_open: bool) {
+        let name = &self.name;
+        let refuse = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {is_open}");
+        run_admin(&self.admin_url, &refuse).await.unwrap_or_else(|error| panic!("{refuse}: {error}"));
+        if !is_open {
+            let cut =
+                format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+            run_admin(&self.admin_url, &cut).await.unwrap_or_else(|error| panic!("{cut}: {error}"));
+        }
+    }
+
     /// The ledger of an org, in the order recorded.
     pub async fn ledger(&self, org: &str) -> Vec<LedgerRow> {
         let rows =

@@ -125,8 +125,22 @@ impl Envoy {
     /// # Panics
     /// When it doesn't come up.
     pub async fn start(config: &EgressConfig, folder: &Path, http: Client) -> Self {
+        Self::start_with(config, &config.render(), &[], folder, http).await
+    }
+
+    /// The same with the configuration `text`, made of `config`, and further arguments.
+    ///
+    /// # Panics
+    /// When it doesn't come up.
+    pub async fn start_with(
+        config: &EgressConfig,
+        text: &str,
+        arguments: &[&str],
+        folder: &Path,
+        http: Client,
+    ) -> Self {
         let (yaml, admin_path) = (folder.join("envoy.yaml"), folder.join("envoy-admin"));
-        write(&yaml, &config.render());
+        write(&yaml, text);
         let binary = environment("ENVOY");
         let mut command = match &config.place {
             None => Command::new(binary),
@@ -134,6 +148,7 @@ impl Envoy {
         };
         command
             .args(["--disable-hot-restart", "--log-level", "info", "--file-flush-interval-msec", "50"])
+            .args(arguments)
             .arg("--concurrency")
             .arg(config.workers.to_string())
             .arg("-c")

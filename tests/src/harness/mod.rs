@@ -23,6 +23,7 @@ pub mod sdk;
 pub mod stack;
 pub mod tls;
 pub mod tls_front;
+pub mod wasm;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

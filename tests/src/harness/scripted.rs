@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -45,6 +46,10 @@ pub enum Script {
     Reset,
     /// No answer, ever.
     Never,
+    /// A 503 of the backend's own that names this cause.
+    Cause(&'static str),
+    /// A verdict that allows, so much later.
+    Late(Duration),
 }
 
 #[derive(Debug)]
@@ -53,6 +58,7 @@ struct Shared {
     holds: Mutex<Vec<HoldRequest>>,
     batches: Mutex<Vec<SettlementBatch>>,
     knows_renewals: AtomicBool,
+    is_mute: AtomicBool,
 }
 
 /// A scripted backend on a free port. It records every batch it is sent.
@@ -78,6 +84,7 @@ impl ScriptedBackend {
             holds: Mutex::default(),
             batches: Mutex::default(),
             knows_renewals: AtomicBool::new(true),
+            is_mute: AtomicBool::new(false),
         });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
         Self { addr, shared, server: tokio::spawn(serve(listener, router)) }
@@ -94,6 +101,11 @@ impl ScriptedBackend {
     /// they are.
     pub fn forget_renewals(&self) {
         self.shared.knows_renewals.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether batches get no answer from now on. They are recorded all the same.
+    pub fn mute(&self, is_mute: bool) {
+        self.shared.is_mute.store(is_mute, Ordering::Relaxed);
     }
 
     /// The batches it was sent.
@@ -181,7 +193,13 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, body: Bytes) -> Res
             Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
         },
         SETTLEMENTS_PATH => match serde_json::from_slice::<SettlementBatch>(&body) {
-            Ok(batch) => settle(&shared, batch),
+            Ok(batch) => {
+                let answer = settle(&shared, batch);
+                if shared.is_mute.load(Ordering::Relaxed) {
+                    return std::future::pending().await;
+                }
+                answer
+            }
             Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
         },
         _ => StatusCode::NOT_FOUND.into_response(),
@@ -226,6 +244,13 @@ async fn play(script: Script, hold: &HoldRequest) -> Response {
         Script::Half => half(&serde_json::to_vec(&allowed).unwrap_or_default()),
         Script::Reset => DropConnection::response(),
         Script::Never => std::future::pending().await,
+        Script::Cause(cause) => {
+            marked(StatusCode::SERVICE_UNAVAILABLE, &serde_json::json!({"status": 503, "cause": cause}))
+        }
+        Script::Late(after) => {
+            tokio::time::sleep(after).await;
+            marked(StatusCode::OK, &allowed)
+        }
     }
 }
 

@@ -166,6 +166,12 @@ impl Setup {
         self.edit(r#""cache_ms": 1000"#, r#""cache_ms": 0"#)
     }
 
+    /// Asks the backend about every call, however often it failed.
+    #[must_use]
+    pub fn without_breaker(self) -> Self {
+        self.edit(r#""failures_in_a_row": 5"#, r#""failures_in_a_row": 0"#)
+    }
+
     /// Replaces text in Envoy's rendered configuration, where it stands once.
     #[must_use]
     pub fn edit(mut self, from: &str, to: &str) -> Self {

@@ -2,6 +2,7 @@
 
 mod apis;
 mod ends;
+mod failures;
 mod ladder;
 mod requests;
 mod worker;
