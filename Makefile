@@ -1,6 +1,6 @@
 # Every target is a script; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down logs status test bench bench-burst bench-stream bench-ledger bench-filter fuzz fmt lint
+.PHONY: help setup demo up down logs status test bench bench-burst bench-stream bench-ledger bench-filter fuzz chaos fmt lint
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): ## /\1	/p' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ bench-burst: ## the load that once found the regression; DURATION shortens it
 
 bench-stream: ## what Purser adds to streams; ROUNDS, STREAMS and EVENTS make it shorter
 	@scripts/bench-stream.sh
+
+chaos: ## kill, freeze and cut everything for CHAOS_S seconds, then the bill against the ledger; PURSER_SEED repeats a run
+	@scripts/chaos.sh
 
 fuzz: ## what must hold for any bytes, for FUZZ_S seconds a target; TARGETS names some
 	@scripts/fuzz.sh $(TARGETS)

@@ -3,8 +3,10 @@
 # requests of 1 KB to 4 MB and for each chunk of a stream, the module's size, memory for each idle VM. The
 # numbers are in the tables it prints; the exit code says only whether everything ran.
 #
-#   ROUNDS    turns of both filters (7)
-#   REQUESTS  requests of 1 KB in a turn; fewer of what is larger (3000)
+#   ROUNDS      turns of both filters (7)
+#   REQUESTS    requests of 1 KB in a turn; fewer of what is larger (3000)
+#   OTHER_WASM  another build of the filter, measured in turn with this one: what a change costs or saves
+#   ONLY_SMALL  set to anything: requests of 1 KB only, no memory and no targets
 
 # shellcheck source=scripts/lib/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"

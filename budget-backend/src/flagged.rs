@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::pricing::cost::UNTOLD_USAGE;
+
 /// Most models remembered; beyond them it is silent, since the ledger has each call's flag.
 const MAX_MODELS: usize = 1_000;
 
@@ -14,9 +16,12 @@ pub struct Flagged(Arc<Mutex<BTreeSet<Said>>>);
 type Said = (String, String, &'static str);
 
 impl Flagged {
-    /// Warns of a model, unless it did before. `flag` as in the ledger; empty flags say nothing.
+    /// Warns of a model, unless it did before. `flag` as in the ledger; empty flags say nothing, nor do
+    /// calls whose usage alone is unknown.
     pub fn warn_once(&self, provider: &str, model: &str, flag: &'static str, unpriced: &[String]) {
-        if flag.is_empty() || !self.is_new(provider, model, flag) {
+        // Usage that isn't told is no matter of the price.
+        let is_price = !flag.is_empty() && unpriced != [UNTOLD_USAGE];
+        if !is_price || !self.is_new(provider, model, flag) {
             return;
         }
         tracing::warn!(

@@ -1,8 +1,10 @@
 //! Finds budgets that match nothing, and ([`envoy`]) ways to LLM hosts around the filter. Pure.
 
 pub mod envoy;
+mod maps;
 mod names;
 mod switches;
+pub mod unread;
 
 use std::collections::BTreeSet;
 
@@ -28,6 +30,16 @@ pub enum Flaw {
     TargetWithoutPrice,
     /// Its ladder degrades a model that it doesn't cover: the step is never taken.
     ModelNotCovered,
+    /// Its ladder degrades to a model that it doesn't cover: what runs then isn't limited by it.
+    TargetNotCovered,
+    /// Its ladder degrades to a dearer model.
+    TargetDearer,
+    /// Its ladder degrades to a model that no provider of the asked one has.
+    TargetElsewhere,
+    /// Its ladder degrades to a model of another API.
+    TargetOfAnotherApi,
+    /// What its ladder degrades to is degraded on by a map: a step that is never taken, or a circle.
+    Chain,
 }
 
 /// A finding about a budget.
@@ -83,14 +95,8 @@ pub fn budgets(
         } else if used.is_old && !used.is_touched {
             find(Flaw::Untouched, format!("no call of {} in its models in {days} days", set.scope));
         }
-        for (model, target) in set.ladder.degrade.iter().flat_map(|degrade| &degrade.models) {
-            if !knows(prices, target, now_unix_s) {
-                let message = format!("{model} would be degraded to {target}, which has no price");
-                find(Flaw::TargetWithoutPrice, message);
-            }
-            if !set.models.cover(model) {
-                find(Flaw::ModelNotCovered, format!("its ladder names {model}, which it doesn't cover"));
-            }
+        for (finding, message) in maps::flaws(used, budgets, prices, now_unix_s) {
+            find(finding, message);
         }
     }
     findings
@@ -117,9 +123,4 @@ fn subjects(scope: &Scope, payers: &[Payer]) -> BTreeSet<Scope> {
 
 fn matches_a_model(models: &Patterns, prices: &PriceBook) -> bool {
     models.is_empty() || prices.models_and_aliases().any(|model| models.any_match(model))
-}
-
-fn knows(prices: &PriceBook, model: &str, now_unix_s: i64) -> bool {
-    let known = |provider| prices.find(provider, model, now_unix_s).is_some_and(|price| price.is_known());
-    prices.providers().any(known)
 }

@@ -2,6 +2,7 @@
 //! planned additions out; [`crate::admin::prices`] writes them.
 
 pub mod catalogue;
+pub mod ceilings;
 pub mod decimal;
 pub mod fields;
 pub mod figures;

@@ -2,13 +2,15 @@
 //!
 //! [`rates`] has the classes, [`terms`] what is beyond one rate per class, [`book`] all prices as of one
 //! reading, [`ceiling`] the dearest of them, [`find`] the order in which a call's price is looked for, [`cost`] the arithmetic, [`line`] the
-//! same by the output cap.
+//! same by the output cap; [`dimensions`] and [`off_peak`] when something without a known price occurs.
 
 pub mod book;
 pub mod ceiling;
 pub mod cost;
+mod dimensions;
 pub mod find;
 pub mod line;
+pub mod off_peak;
 pub mod rates;
 pub mod terms;
 
@@ -31,3 +33,7 @@ mod find_tests;
 #[cfg(test)]
 #[path = "pricing/unknown_tests.rs"]
 mod unknown_tests;
+
+#[cfg(test)]
+#[path = "pricing/dimension_tests.rs"]
+mod dimension_tests;

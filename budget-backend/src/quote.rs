@@ -22,7 +22,8 @@ pub struct Quote {
     pub line: CostLine,
     /// What to hold where a strict budget is touched, or why nothing bounds it.
     pub bound: Result<Bound, &'static str>,
-    /// Whether no price of its own is known for the model, or none that a call can be charged by.
+    /// Whether no price of its own is known for the model, or none that a call can be charged by, or what the
+    /// call may cost by has none.
     pub unknown_model: bool,
     /// Whether the request has output whose cap can be lowered on its way.
     pub clampable: bool,
@@ -97,12 +98,14 @@ impl Pricer {
         let estimate = estimate(self.api, &self.size, output_tokens);
         let tier = self.service_tier.as_deref();
         let too_dear = || format!("the request may cost more than {} USD", format_usd(MAX_AMOUNT_NANOUSD));
+        let met = self.meets_what_has_no_price(&price);
+        let held_at = if met { price.raised_to_ceiling() } else { price.clone() };
         let amount_nanousd = estimate
-            .cost_nanousd(&price, tier)
+            .cost_nanousd(&held_at, tier)
             .ok()
             .filter(|amount| *amount <= MAX_AMOUNT_NANOUSD)
             .ok_or_else(too_dear)?;
-        let line = estimate.line(&self.size, &price, tier).map_err(|_| too_dear())?;
+        let line = estimate.line(&self.size, &held_at, tier).map_err(|_| too_dear())?;
         let bound =
             upper_bound(self.api, &self.size, &dearest, self.strict_output_tokens).and_then(|bound| {
                 (bound.amount_nanousd <= MAX_AMOUNT_NANOUSD)
@@ -113,17 +116,25 @@ impl Pricer {
             amount_nanousd,
             line,
             bound,
-            unknown_model: !price.is_known() || price.is_unpriceable(),
+            unknown_model: !price.is_priced() || met || price.is_maybe_discounted(),
             clampable: is_clampable(self.api, &self.size),
         };
         Ok(Quoted { quote, price, estimate, learned_output_tokens })
+    }
+
+    /// Whether a call of this API is about what the model has an unknown price by: sound, by its seconds.
+    fn meets_what_has_no_price(&self, price: &Price) -> bool {
+        self.api == Api::OpenaiAudio && price.is_by_unpriced_time()
     }
 }
 
 impl Quotes for Pricer {
     fn quote(&self, model: &str) -> Option<Quote> {
         let changeable = !self.size.unchangeable && names_its_model(self.api);
-        changeable.then(|| self.price(model).ok()).flatten().map(|quoted| quoted.quote)
+        let quoted = changeable.then(|| self.price(model).ok()).flatten()?;
+        // Whoever named this model to run instead wants it at its list price, whatever the hour.
+        let unknown_model = !quoted.price.is_priced() || self.meets_what_has_no_price(&quoted.price);
+        Some(Quote { unknown_model, ..quoted.quote })
     }
 }
 
@@ -162,7 +173,8 @@ const fn is_clampable(api: Api, size: &Size) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pricing::{PriceRow, Rates, Terms};
+    use crate::pricing::{Card, PriceRow, Rates, SizeTier, Terms, Used};
+    use purser_protocol::Usage;
 
     fn pricer(api: Api, size: Size) -> Pricer {
         let row = |model: &str, rate: i64| PriceRow {
@@ -234,6 +246,70 @@ mod tests {
         let film = pricer.price("film").unwrap().quote;
         assert!(film.unknown_model && film.amount_nanousd > 0 && film.bound.is_err(), "{film:?}");
         assert!(!pricer.price("m").unwrap().quote.unknown_model);
+    }
+
+    #[test]
+    fn no_tier_of_the_model_that_an_answer_names_exceeds_the_bound_whatever_was_asked_for() {
+        let size = Size { text_bytes: 4_000, max_output_tokens: Some(50), choices: 2, ..Size::default() };
+        let mut pricer = pricer(Api::OpenaiChat, size);
+        let rates = |nanousd: i64| {
+            let rate = Some(nanousd * 1_000_000);
+            Rates::from_known([
+                rate,
+                None,
+                None,
+                None,
+                rate.map(|rate| 4 * rate),
+                None,
+                None,
+                None,
+                None,
+                None,
+            ])
+        };
+        let card = |nanousd| Card {
+            rates: rates(nanousd),
+            sizes: vec![SizeTier {
+                above_input_tokens: 3_000,
+                at_threshold: false,
+                rates: rates(2 * nanousd),
+            }],
+        };
+        let terms = Terms {
+            service_tiers: [("priority", card(7)), ("flex", card(1))]
+                .map(|(name, card)| (name.into(), card))
+                .into(),
+            multipliers_millionths: [("us".to_owned(), 1_100_000), ("speed".to_owned(), 3_000_000)].into(),
+            ..Terms::default()
+        };
+        let row = PriceRow {
+            price_id: 1,
+            provider: "p".into(),
+            model: "m".into(),
+            effective_from_unix_s: 0,
+            rates: rates(3),
+            reasons: true,
+            terms: Arc::new(terms),
+            unpriced: Arc::default(),
+        };
+        pricer.prices = Arc::new(PriceBook::new([row], []));
+        let price = pricer.prices.find("p", "m", 0).unwrap();
+        // The most that the request can come to, as tokens.
+        let usage = Usage { input_tokens: 4_256, reasoning_tokens: 100, ..Usage::default() };
+        for asked in [None, Some("auto"), Some("default"), Some("flex"), Some("priority")] {
+            pricer.service_tier = asked.map(str::to_owned);
+            let bound = pricer.price("m").unwrap().quote.bound.unwrap().amount_nanousd;
+            for answered in
+                ["", "auto", "default", "flex", "priority", "us", "speed+priority+us", "unheard-of"]
+            {
+                let used = Used { usage: &usage, units: &BTreeMap::new(), service_tier: Some(answered) };
+                let cost = price.cost(used).unwrap().nanousd;
+                assert!(
+                    cost > 0 && cost <= bound,
+                    "asked for {asked:?}, answered {answered}: {cost} of {bound}"
+                );
+            }
+        }
     }
 
     #[test]

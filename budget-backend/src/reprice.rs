@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::aggregate::error_text;
 use crate::ledger::counters::{KeyColumns, LOCK_COUNTERS};
 use crate::ledger::decide::{CounterKey, CounterRef};
+use crate::pricing::cost::UNTOLD_USAGE;
 use crate::pricing::{PriceBook, Used};
 use crate::tracker::model::{Charge, Cheaper, Cost, Effects, Facts, NewEntry, Subject};
 use crate::tracker::{records, rollup};
@@ -246,7 +247,7 @@ fn is_whole(row: &Row) -> Result<bool, RepriceError> {
         let api: &str = row.try_get("api")?;
         let deferred =
             [Api::OpenaiBatches, Api::AnthropicBatches].iter().any(|batches| batches.as_str() == api);
-        Ok(!unpriced.is_empty() && !deferred)
+        Ok(unpriced.iter().any(|name| *name != UNTOLD_USAGE) && !deferred)
     };
     let (quality, cause): (&str, &str) = (row.try_get("usage_quality")?, row.try_get("cause")?);
     let reported = row.try_get::<_, &str>("price_match")? == "reported";

@@ -9,10 +9,12 @@ fields come to, in decimals that are never rounded before the end. Usage:
 What an operator set himself is left out, unless "all" is asked for. Prints one JSON line of figures. Exits
 with 1 when a cost differs.
 
-Two differences from the file's own arithmetic are meant, since nothing unknown is free: tokens at a rate of
-zero pay for no piece (an image costs its price although the answer counts tokens), and where nothing that a
+Some differences from the file's own arithmetic are meant, since nothing unknown is free: tokens at a rate of
+zero pay for no piece (an image costs its price although the answer counts tokens); where nothing that a
 call tells costs anything and the model has prices that no call tells enough to apply (per second), the call
-is flagged and costs at least the dearest known rates.
+is flagged and costs at least the dearest known rates; where a call tells of what such a price is for, it is
+flagged and costs no less than the file says; and a recording costs the dearer of its two prices by the second.
+Hours of a discount cost what the list says, and are flagged.
 """
 
 import json
@@ -163,7 +165,8 @@ class Entry:
         found = {name: self.plain(field) for name, field in UNITS.items()}
         mode = self.fields.get("mode")
         if mode == "audio_transcription":
-            found["audio_seconds"] = self.plain("input_cost_per_second")
+            rates = map(self.plain, ("input_cost_per_second", "output_cost_per_second"))
+            found["audio_seconds"] = max((rate for rate in rates if rate is not None), default=None)
         found["search_units" if mode == "rerank" else "queries"] = self.plain("input_cost_per_query")
         searches = self.fields.get("search_context_cost_per_query")
         if searches:
@@ -206,6 +209,20 @@ def is_unpriceable(entry, unpriced, nanousd):
     return not any(entry.rates(tier, size)[of] for tier in tiers for size in sizes for of in known)
 
 
+# Words of a price that can't be applied, and the units that tell of it.
+TOLD_BY = {"per_second": {"audio_seconds", "input_characters", "output_characters"},
+           "pixel": {"images", "input_images"}, "per_image_": {"images", "input_images"},
+           "character": {"input_characters", "output_characters"},
+           "page": {"pages", "annotated_pages"}, "credit": {"pages", "annotated_pages"},
+           "tiered_pricing": {"queries", "search_units", "web_search_requests"}}
+
+
+def meets(unpriced, units):
+    """Whether a call tells of what a price is for that can't be applied."""
+    told = {name for name, count in units.items() if count}
+    return any(word in name and told & of for name in unpriced for word, of in TOLD_BY.items())
+
+
 def expected(entry, tier, factor, usage, units):
     size = sum(usage.get(name, 0) for name in INPUT) + sum(units.get(name, 0) for name in CACHED_MEDIA)
     rates = entry.rates(tier, size)
@@ -244,14 +261,24 @@ def main(backend, path, count, seed, everything):
             asked.append(json.dumps({"provider": price["provider"], "model": price["model"], "usage": usage,
                                      "units": units, "service_tier": named or None}))
             nanousd = expected(entry, tier, factor, usage, units)
-            wanted.append((price["key"], nanousd, is_unpriceable(entry, price["unpriced"], nanousd)))
+            unknown = "unpriceable" if is_unpriceable(entry, price["unpriced"], nanousd) else ""
+            if meets(price["unpriced"], units):
+                unknown = "met"
+            elif "off_peak" in price["unpriced"]:
+                unknown = unknown or "discounted"
+            wanted.append((price["key"], nanousd, unknown))
     answers = run("cost", input="".join(line + "\n" for line in asked)).splitlines()
     assert len(answers) == len(asked), (len(answers), len(asked))
     differing, models = [], set()
-    for question, (key, nanousd, unpriceable), answer in zip(asked, wanted, map(json.loads, answers)):
+    for question, (key, nanousd, unknown), answer in zip(asked, wanted, map(json.loads, answers)):
         models.add(key)
-        if unpriceable:
+        if unknown == "unpriceable":
             right = answer["flag"] == "partial" and answer["at_least"] and answer["nanousd"] > 0
+        elif unknown == "met":
+            # Pieces that are paid as tokens meet nothing; what they cost then is as the file has it.
+            right = answer["nanousd"] == nanousd if not answer["flag"] else answer["nanousd"] >= nanousd
+        elif unknown == "discounted":
+            right = answer["nanousd"] == nanousd and answer["unpriced"] in ([], ["off_peak"])
         else:
             right = answer["nanousd"] == nanousd and not answer["flag"]
         if answer["match"] != "exact" or not right:

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::mem;
+
 use purser_protocol::Usage;
 
 use crate::chunk;
@@ -46,6 +48,9 @@ pub const BYTES_PER_TOKEN: u64 = 4;
 /// Longest body whose announced length is believed, bytes.
 const MAX_ANNOUNCED_BYTES: u64 = 1 << 30;
 
+/// So much of an answer is held back until it is known whether it is a stream of events, bytes.
+const MAX_START_BYTES: usize = 64;
+
 /// Longest event that is read where events carry whole answers or images, bytes.
 const MAX_LARGE_EVENT_BYTES: usize = 8 << 20;
 
@@ -63,10 +68,32 @@ enum Kind {
     Values(Values),
     /// Amazon's binary messages.
     Frames(Frames),
+    /// A stream was asked for, with usage that the app must not see, and the headers name none.
+    Unsure {
+        /// What came so far, as long as it may be either.
+        start: Vec<u8>,
+        /// How it is read when it isn't one.
+        otherwise: Box<Kind>,
+        max_event_bytes: usize,
+    },
     /// It passes unread: nothing that can be read.
     Blind,
     /// It passes unread: its bytes are compressed and don't tell how much text they are.
     Encoded,
+}
+
+impl Kind {
+    fn events(max_event_bytes: usize, edit: bool) -> Self {
+        Self::Events { splitter: Splitter::new(max_event_bytes), edit, dropped: false }
+    }
+
+    /// The same, unless it turns out to be a stream of events.
+    fn or_events(self, max_event_bytes: usize) -> Self {
+        match self {
+            Self::Events { .. } | Self::Encoded => self,
+            other => Self::Unsure { start: Vec::new(), otherwise: Box::new(other), max_event_bytes },
+        }
+    }
 }
 
 impl AnswerBody {
@@ -84,9 +111,7 @@ impl AnswerBody {
             Kind::Encoded
         } else {
             match media_type.as_deref() {
-                Some("text/event-stream") => {
-                    Kind::Events { splitter: Splitter::new(max_event_bytes), edit: plan.edit, dropped: false }
-                }
+                Some("text/event-stream") => Kind::events(max_event_bytes, plan.edit),
                 Some("application/vnd.amazon.eventstream") => Kind::Frames(Frames::default()),
                 Some(
                     "application/x-ndjson"
@@ -101,6 +126,11 @@ impl AnswerBody {
                 Some(_) => Kind::Blind,
             }
         };
+        let kind = if plan.edit && headers.get(":status") == Some(b"200") {
+            kind.or_events(max_event_bytes)
+        } else {
+            kind
+        };
         let announced_bytes = number(headers, "content-length").unwrap_or(0);
         Self {
             kind,
@@ -114,7 +144,7 @@ impl AnswerBody {
     /// Whether the body may come out with another length.
     #[must_use]
     pub fn may_edit(&self) -> bool {
-        matches!(self.kind, Kind::Events { edit: true, .. })
+        matches!(self.kind, Kind::Events { edit: true, .. } | Kind::Unsure { .. })
     }
 
     /// Whether it comes in pieces that tell when it is done.
@@ -128,9 +158,27 @@ impl AnswerBody {
     pub fn push(&mut self, bytes: &[u8], is_last: bool) -> Option<Vec<u8>> {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.seen_bytes = self.seen_bytes.saturating_add(length);
+        let Kind::Unsure { start, otherwise, max_event_bytes } = &mut self.kind else {
+            return self.read(bytes, is_last);
+        };
+        start.extend_from_slice(bytes);
+        let begins_so = sse::begins(start).or((is_last || start.len() > MAX_START_BYTES).then_some(false));
+        let Some(is_events) = begins_so else { return Some(Vec::new()) };
+        let start = mem::take(start);
+        self.kind = if is_events {
+            Kind::events(*max_event_bytes, true)
+        } else {
+            mem::replace(otherwise, Kind::Blind)
+        };
+        let out = self.read(&start, is_last);
+        // What was held back goes out with the rest.
+        if start.len() == bytes.len() { out } else { Some(out.unwrap_or(start)) }
+    }
+
+    fn read(&mut self, bytes: &[u8], is_last: bool) -> Option<Vec<u8>> {
         let (reader, reading) = (self.reader, &mut self.reading);
         match &mut self.kind {
-            Kind::Blind | Kind::Encoded => {}
+            Kind::Blind | Kind::Encoded | Kind::Unsure { .. } => {}
             Kind::Json(buffer) => buffer.push(bytes),
             Kind::Values(values) => values.push(bytes, |value| add_value(reader, &value, reading)),
             Kind::Frames(frames) => frames.push(bytes, |frame| add_frame(reader, &frame, reading)),
@@ -155,7 +203,7 @@ impl AnswerBody {
         let body_bytes = self.seen_bytes.max(self.announced_bytes);
         let (reader, reading) = (self.reader, &mut self.reading);
         let mut tokens = match self.kind {
-            Kind::Blind => body_bytes.div_ceil(BYTES_PER_TOKEN),
+            Kind::Blind | Kind::Unsure { .. } => body_bytes.div_ceil(BYTES_PER_TOKEN),
             Kind::Encoded => {
                 reading.is_opaque = true;
                 0
@@ -301,12 +349,11 @@ fn number(headers: &Headers, name: &str) -> Option<u64> {
 /// Bedrock counts a plain invocation's tokens in headers, too, each class in one of its own.
 fn told_by_headers(headers: &Headers) -> Reading {
     let mut reading = Reading::default();
-    let count = |name: &str| number(headers, &format!("x-amzn-bedrock-{name}-token-count"));
-    if let Some(input) = count("input")
-        && let Some(output) = count("output")
+    if let Some(input) = number(headers, "x-amzn-bedrock-input-token-count")
+        && let Some(output) = number(headers, "x-amzn-bedrock-output-token-count")
     {
-        let cached = count("cache-read-input").unwrap_or(0);
-        let written = count("cache-write-input").unwrap_or(0);
+        let cached = number(headers, "x-amzn-bedrock-cache-read-input-token-count").unwrap_or(0);
+        let written = number(headers, "x-amzn-bedrock-cache-write-input-token-count").unwrap_or(0);
         let told = format!(
             r#"{{"inputTokenCount":{input},"outputTokenCount":{output},
             "cacheReadInputTokenCount":{cached},"cacheWriteInputTokenCount":{written}}}"#
@@ -326,9 +373,11 @@ pub fn is_encoded(headers: &Headers) -> bool {
     })
 }
 
-/// The content type without its parameters, in lower case.
+/// The content type without its parameters, in lower case. Several that differ say as little as none.
 fn media_type(headers: &Headers) -> Option<String> {
-    let value = headers.get("content-type")?;
-    let essence = value.split(|byte| *byte == b';').next()?.trim_ascii();
-    Some(String::from_utf8_lossy(essence).to_ascii_lowercase())
+    let values = headers.all("content-type").flat_map(|value| value.split(|byte| *byte == b','));
+    let mut types = values.filter_map(|value| Some(value.split(|byte| *byte == b';').next()?.trim_ascii()));
+    let first = types.next()?;
+    let is_clear = types.all(|other| other.eq_ignore_ascii_case(first));
+    is_clear.then(|| String::from_utf8_lossy(first).to_ascii_lowercase())
 }

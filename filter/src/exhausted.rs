@@ -99,6 +99,12 @@ impl Exhausted {
         }
     }
 
+    /// Whether nothing is remembered, so that there is nothing to repeat.
+    #[must_use]
+    pub fn knows_none(&self) -> bool {
+        self.0.borrow().known.is_empty()
+    }
+
     /// The refusal that answers this call, too, and counts the call to it.
     #[must_use]
     pub fn repeat(&self, caller: &Caller, call: &Call, now_unix_ms: u64) -> Option<Rc<Refused>> {

@@ -14,6 +14,11 @@ use crate::config::{Config, LookupBy, Source, Unidentified, is_name};
 use crate::headers::{HeaderEdit, Headers};
 use spiffe::SpiffeId;
 
+/// The URIs of the peer's certificate, separated by commas, which no SPIFFE id has: where the listener's
+/// configuration puts them, since the proxy by itself shows the first one alone.
+const ALL_PEER_URIS: &str = "filter_state\0purser.peer_uris";
+const FIRST_PEER_URI: &str = "connection\0uri_san_peer_certificate";
+
 /// What the proxy knows of a stream beside its headers.
 pub trait Proxy: fmt::Debug {
     /// The property at a path whose parts are separated by zero bytes; nothing when there is none.
@@ -115,7 +120,7 @@ pub enum IdentityError {
     Repeated(String),
     /// What is named here holds no usable name.
     NotAName(String),
-    /// The peer's certificate has a URI that is no SPIFFE id of a workload.
+    /// The peer's certificate has a URI that is no SPIFFE id of a workload, or several URIs.
     NotSpiffe,
 }
 
@@ -129,7 +134,7 @@ impl fmt::Display for IdentityError {
                 "{what}: expected at most {MAX_NAME_BYTES} bytes of UTF-8 without control characters"
             ),
             Self::NotSpiffe => f.write_str(
-                "URI of the peer's certificate: expected spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT",
+                "URI of the peer's certificate: expected one, spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT",
             ),
         }
     }
@@ -232,13 +237,15 @@ impl Origin<'_> {
         }
     }
 
-    /// The SPIFFE id of whoever opened the connection; nothing without a certificate that has a URI.
+    /// The SPIFFE id of whoever opened the connection; nothing without a certificate that has a URI. Of
+    /// several none counts: which of them is meant nobody knows, and SPIFFE has just one.
     fn spiffe(self) -> Result<Option<SpiffeId>, IdentityError> {
-        let uri = self.proxy.property("connection\0uri_san_peer_certificate").unwrap_or_default();
-        if uri.is_empty() {
+        let [all, first] = [ALL_PEER_URIS, FIRST_PEER_URI].map(|path| self.proxy.property(path));
+        let uris = all.filter(|uris| !uris.is_empty()).or(first).unwrap_or_default();
+        if uris.is_empty() {
             return Ok(None);
         }
-        SpiffeId::parse(&uri).map(Some).ok_or(IdentityError::NotSpiffe)
+        SpiffeId::parse(&uris).map(Some).ok_or(IdentityError::NotSpiffe)
     }
 
     /// What the backend may look the payer up by. Nothing is claimed that isn't there.

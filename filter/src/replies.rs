@@ -13,18 +13,44 @@ use crate::json_scan::{self, Found};
 #[must_use]
 pub fn hold(body: &[u8]) -> Option<HoldResponse> {
     let text = std::str::from_utf8(body).ok()?;
+    // Most are grants, and these are read in one go.
+    if let Ok([version, id, verdict, grant @ ..]) = json_scan::object(text, &ALLOW_KEYS)
+        && verdict.is_some_and(|verdict| verdict.raw == "\"allow\"")
+    {
+        return response(version, id, Verdict::Allow(allow(grant)?));
+    }
     let [version, id, verdict] = json_scan::object(text, &["version", "hold_id", "verdict"]).ok()?;
     let verdict = match json_scan::string(verdict?.raw)?.as_str() {
-        "allow" => Verdict::Allow(allow(text)?),
+        "allow" => {
+            let [_, _, _, grant @ ..] = json_scan::object(text, &ALLOW_KEYS).ok()?;
+            Verdict::Allow(allow(grant)?)
+        }
         "deny" => Verdict::Deny(deny(text)?),
         _ => return None,
     };
+    response(version, id, verdict)
+}
+
+fn response(version: Option<Found<'_>>, id: Option<Found<'_>>, verdict: Verdict) -> Option<HoldResponse> {
     Some(HoldResponse { version: version?.raw.parse().ok()?, hold_id: uuid(id)?, verdict })
 }
 
-fn allow(text: &str) -> Option<Allow> {
-    let keys = ["held_nanousd", "remaining", "rewrite", "strict", "payer", "warnings", "clamped"];
-    let [held, remaining, rewrite, strict, who, warnings, clamped] = json_scan::object(text, &keys).ok()?;
+const ALLOW_KEYS: [&str; 10] = [
+    "version",
+    "hold_id",
+    "verdict",
+    "held_nanousd",
+    "remaining",
+    "rewrite",
+    "strict",
+    "payer",
+    "warnings",
+    "clamped",
+];
+
+/// A grant by its members, in the order of their keys.
+fn allow(members: [Option<Found<'_>>; 7]) -> Option<Allow> {
+    let [held, remaining, rewrite, strict, who, warnings, clamped] = members;
     Some(Allow {
         held_nanousd: number(held.as_ref())?,
         remaining: list(remaining.as_ref(), tier_remaining)?,

@@ -135,7 +135,7 @@ mod tests {
             ),
             (
                 r#"{"max_tokens":null,"model":"m","max_completion_tokens":7}"#,
-                r#"{"max_tokens":42,"model":"a \"b\"\n","max_completion_tokens":42}"#,
+                r#"{"max_tokens":42,"model":"a \"b\"\n","max_completion_tokens":7}"#,
             ),
         ] {
             assert_eq!(rewritten(body, &verdict).as_deref(), Some(expected));

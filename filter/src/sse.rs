@@ -20,6 +20,19 @@ pub enum Piece<'a> {
     Opaque(&'a [u8]),
 }
 
+/// Whether a body that begins so is a stream of events; nothing while it may be or not be one.
+#[must_use]
+pub fn begins(start: &[u8]) -> Option<bool> {
+    const STARTS: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
+    let blank = start.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let line = start.get(blank..).unwrap_or_default();
+    if STARTS.iter().any(|field| line.starts_with(field)) {
+        return Some(true);
+    }
+    let may_become = STARTS.iter().any(|field| field.starts_with(line));
+    (!may_become).then_some(false)
+}
+
 /// Cuts a stream into [`Piece`]s.
 #[derive(Debug)]
 pub struct Splitter {

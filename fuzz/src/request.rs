@@ -77,7 +77,14 @@ fn check_rewrite(route: &Route, kind: &BodyKind, request: &CallRequest, body: &[
     assert_eq!(changed.apply(body, out.len() - 1), Err(RewriteError::TooLarge));
     assert_only(body, &edits, &out);
     let again = request::read(route, kind, &out).expect("a rewritten body can be read");
-    let caps = if request.cap == CapPlace::Needless { None } else { rewrite.max_output_tokens };
+    let caps = match (&request.cap, rewrite.max_output_tokens) {
+        (CapPlace::Needless, _) => None,
+        // No cap is raised; without one of its own a place gets the new one.
+        (CapPlace::At(places), Some(cap)) => {
+            places.iter().map(|place| place.tokens.map_or(cap, |own| own.min(cap))).max()
+        }
+        (_, cap) => cap,
+    };
     assert_eq!(again.model, *rewrite.model.as_ref().unwrap_or(&request.model));
     assert_eq!(again.size.max_output_tokens, caps.or(request.size.max_output_tokens));
     let rest = |request: &CallRequest| {

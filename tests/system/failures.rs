@@ -1,6 +1,12 @@
 //! What breaks between the app and the provider, and what it costs then: never nothing without being
 //! said, never a hold that stays.
 
+mod database_down;
+mod filter_trap;
+mod late_answers;
+mod parts;
+mod replicas;
+
 use reqwest::Client;
 use serde_json::json;
 use system_tests::harness::backend::ReservedPort;

@@ -110,6 +110,13 @@ async fn a_workload_whose_id_names_nobody_is_denied() {
         let answer = post(&stack, &workload(&authorities, id), &liar()).await.expect(403);
         assert_eq!(answer.json()["error"]["code"], "unidentified", "{id}: {}", answer.text());
     }
+    // SPIFFE has one id in a certificate; of two, none counts, whichever comes first.
+    let boss = "spiffe://mesh.example/ns/rich/sa/boss";
+    for ids in [[CHATBOT, boss], [boss, CHATBOT], [CHATBOT, "https://chatbot.example/"]] {
+        let two = TlsClient::new(&authorities.mesh, Some(&authorities.mesh.issue(&ids)));
+        let answer = post(&stack, &two, &liar()).await.expect(403);
+        assert_eq!(answer.json()["error"]["code"], "unidentified", "{ids:?}: {}", answer.text());
+    }
     let line = stack.envoy.access_log_line(|line| line["status"] == 403).await;
     assert_eq!((&line["verdict"], &line["org"]), (&json!("unidentified"), &Value::Null), "{line}");
     assert_eq!(stack.fake.received().attempts, 0);

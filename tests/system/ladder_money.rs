@@ -21,6 +21,8 @@ use crate::policies::operate;
 /// A provider with a dear model and a cheap one, nano-USD for a token of output.
 struct Vendor {
     provider: &'static str,
+    /// Prices beside those of the catalogue, as [`ledger::start`] takes them.
+    prices: &'static str,
     dear: (&'static str, i64),
     cheap: (&'static str, i64),
     /// The path for a model, plain or streamed.
@@ -30,9 +32,10 @@ struct Vendor {
     needs_cap: bool,
 }
 
-const VENDORS: [Vendor; 3] = [
+const VENDORS: [Vendor; 5] = [
     Vendor {
         provider: "openai",
+        prices: "",
         dear: ("gpt-4o", 10_000),
         cheap: ("gpt-4o-mini", 600),
         path: |_, _| "/v1/chat/completions".to_owned(),
@@ -47,6 +50,7 @@ const VENDORS: [Vendor; 3] = [
     },
     Vendor {
         provider: "anthropic",
+        prices: "",
         dear: ("claude-sonnet-4-5", 15_000),
         cheap: ("claude-haiku-4-5", 5_000),
         path: |_, _| "/v1/messages".to_owned(),
@@ -59,6 +63,7 @@ const VENDORS: [Vendor; 3] = [
     },
     Vendor {
         provider: "gemini",
+        prices: "",
         dear: ("gemini-2.5-pro", 10_000),
         cheap: ("gemini-2.5-flash", 2_500),
         path: |model, stream| {
@@ -69,6 +74,39 @@ const VENDORS: [Vendor; 3] = [
             let mut body = json!({"contents": [{"parts": [{"text": "How much is it?"}]}]});
             if let Some(cap) = cap {
                 body["generationConfig"] = json!({"maxOutputTokens": cap});
+            }
+            body
+        },
+        needs_cap: false,
+    },
+    Vendor {
+        provider: "mistral",
+        prices: "",
+        dear: ("mistral-large-latest", 1_500),
+        cheap: ("mistral-small-latest", 600),
+        path: |_, _| "/v1/chat/completions".to_owned(),
+        body: |model, stream, cap| {
+            let mut body = chat(model, stream);
+            if let Some(cap) = cap {
+                body["max_tokens"] = json!(cap);
+            }
+            body
+        },
+        needs_cap: false,
+    },
+    Vendor {
+        provider: "azure",
+        prices: "alias --provider azure gpt-4o --model gpt-4o --to-provider openai
+                 alias --provider azure gpt-4o-mini --model gpt-4o-mini --to-provider openai",
+        dear: ("gpt-4o", 10_000),
+        cheap: ("gpt-4o-mini", 600),
+        // The model's name is that of its deployment.
+        path: |model, _| format!("/openai/deployments/{model}/chat/completions?api-version=2024-10-21"),
+        body: |_, stream, cap| {
+            let mut body =
+                json!({"stream": stream, "messages": [{"role": "user", "content": "How much is it?"}]});
+            if let Some(cap) = cap {
+                body["max_tokens"] = json!(cap);
             }
             body
         },
@@ -166,10 +204,15 @@ fn degrade(vendor: &Vendor) -> Value {
     json!({"at_percent": 1, "models": {vendor.dear.0: vendor.cheap.0}})
 }
 
+async fn start(vendor: &Vendor) -> Stack {
+    ledger::start(Setup::default().provider(vendor.provider).one_worker(), vendor.prices).await
+}
+
 async fn a_cheaper_model_runs(vendor: &Vendor) {
-    let stack = Setup::default().provider(vendor.provider).one_worker().start().await;
+    let stack = start(vendor).await;
     let (dear, cheap) = (vendor.dear.0, vendor.cheap.0);
-    let all = json!({"org": "acme", "window": "total", "limit_usd": "0.50"});
+    // The first answer is more than a hundredth of it.
+    let all = json!({"org": "acme", "window": "total", "limit_usd": usd(40_000 * vendor.dear.1)});
     let all = stack.backend.create_budget(all).await;
     let of_model =
         |model: &str| json!({"org": "acme", "window": "total", "limit_usd": "1", "models": [model]});
@@ -226,12 +269,22 @@ async fn the_cheaper_model_in_a_path_is_the_one_billed_and_charged() {
     a_cheaper_model_runs(&VENDORS[2]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cheaper_model_of_mistral_is_the_one_billed_and_charged() {
+    a_cheaper_model_runs(&VENDORS[3]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cheaper_deployment_of_azure_is_the_one_billed_and_charged() {
+    a_cheaper_model_runs(&VENDORS[4]).await;
+}
+
 /// Room for about so many tokens of output, and for the floor no longer once they are spent.
 const ROOM_TOKENS: i64 = 400;
 const FLOOR_TOKENS: i64 = 100;
 
 async fn output_is_clamped(vendor: &Vendor) {
-    let stack = Setup::default().provider(vendor.provider).one_worker().start().await;
+    let stack = start(vendor).await;
     let ((dear, dear_rate), (cheap, cheap_rate)) = (vendor.dear, vendor.cheap);
     let clamp = json!({"floor_tokens": FLOOR_TOKENS});
     let mut limit = ROOM_TOKENS * dear_rate;
@@ -294,4 +347,10 @@ async fn a_message_is_billed_to_its_lowered_cap_and_no_budget_is_overspent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_with_its_model_in_the_path_is_billed_to_its_lowered_cap() {
     output_is_clamped(&VENDORS[2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistral_and_azure_are_billed_to_their_lowered_caps() {
+    output_is_clamped(&VENDORS[3]).await;
+    output_is_clamped(&VENDORS[4]).await;
 }

@@ -35,8 +35,8 @@ async fn work_that_is_done_later_is_charged_in_full_at_once() {
     let per_call = [
         // What a batch asks for is in a file: no price of a model fits it.
         ("openai_calls", "openai", "batch", "openai_batches", "ceiling"),
-        ("openai_calls", "openai", "background", "openai_responses", ""),
-        ("anthropic_calls", "anthropic", "batch", "anthropic_batches", ""),
+        ("openai_calls", "openai", "background", "openai_responses", "partial"),
+        ("anthropic_calls", "anthropic", "batch", "anthropic_batches", "partial"),
     ];
     for (driver, provider, call, api, flag) in per_call {
         let (stack, entries) = by_sdk(driver, provider, "", &[call]).await;
@@ -262,6 +262,8 @@ async fn a_body_over_the_maximum_is_refused_in_the_shape_of_each_provider() {
         assert!(answer.contains("content-type: application/json"), "{path}: {answer:.400}");
         assert!(answer.contains(marker), "{path}: {answer:.600}");
         assert_eq!(stack.fake.received().attempts, 0, "{path}");
+        assert_eq!(counter(&stack, "purser_refused;reason=too_large;").await, 1, "{path}");
+        assert_eq!(counter(&stack, "purser_refused;reason=unreadable;").await, 0, "{path}");
         stack.assert_healthy().await;
     }
 }

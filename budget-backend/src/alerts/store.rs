@@ -133,7 +133,8 @@ pub async fn without_forecast(
     rows.iter().map(|row| row.try_get("without")).collect()
 }
 
-/// Models whose calls were lately not priced by a known price: org, provider, model, flag, calls.
+/// Models whose calls were lately not priced by a known price, for another reason than that their usage
+/// never comes back: org, provider, model, flag, calls.
 ///
 /// # Errors
 /// The database's.
@@ -144,7 +145,7 @@ pub async fn unknown_prices(
     let rows = sqlx::query(
         "select r.org, r.provider, r.model, min(r.price_flag) as flag, count(*) as calls
            from llm_requests r
-          where r.price_flag <> '' and r.occurred_at > now() - interval '2 hours'
+          where r.price_flag <> '' and r.unpriced <> '{usage}' and r.occurred_at > now() - interval '2 hours'
             and not exists (select from alerts a where a.org = r.org and a.kind = 'unknown_price'
                                 and a.budget_id = 0 and a.subject = r.provider || ' ' || r.model
                                 and a.period_start = timestamptz 'epoch' and a.threshold = 0)

@@ -68,6 +68,12 @@ struct PriceView {
     effective_from: Option<String>,
     /// Whether the model has a price of its own.
     known: bool,
+    /// What the ledger would say of it: `ceiling`, `partial` or nothing. A call may also meet what has no price
+    /// only in its answer.
+    flag: &'static str,
+    /// Classes, units and conditions of the model that have no known price.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unpriced: Vec<String>,
     /// Every rule tried, in order.
     tried: Vec<TriedView>,
 }
@@ -247,7 +253,18 @@ fn price(found: &Found<'_>) -> PriceView {
         rule: price.matched.as_str(),
         effective_from: price.effective_from_unix_s.and_then(rfc3339),
         known: price.is_known(),
+        flag: flag(found),
+        unpriced: price.unpriced.iter().cloned().collect(),
         tried: tried.collect(),
+    }
+}
+
+/// The flag of the call, as far as its request tells.
+fn flag(found: &Found<'_>) -> &'static str {
+    match (found.quoted.price.is_known(), found.quoted.quote.unknown_model) {
+        (false, _) => "ceiling",
+        (true, true) => "partial",
+        (true, false) => "",
     }
 }
 
@@ -297,8 +314,15 @@ fn why(found: &Found<'_>, decision: &Decision) -> Vec<String> {
         PriceMatch::Ceiling => {
             format!("{} has no price; the dearest known rates of {} count.", call.model, call.provider)
         }
+        PriceMatch::Configured => {
+            format!("{} has no price; the rate configured for unknown models counts.", call.model)
+        }
         matched => format!("{} is priced as {} ({}).", call.model, quoted.price.priced_as, matched.as_str()),
     });
+    if flag(found) == "partial" {
+        let unpriced: Vec<&str> = quoted.price.unpriced.iter().map(String::as_str).collect();
+        why.push(format!("It may cost by what has no known price and is flagged: {}.", unpriced.join(", ")));
+    }
     let held = format_usd(amount_of(terms, &quoted.quote));
     why.push(match terms.strict_budget() {
         Some(budget_id) => {

@@ -74,7 +74,8 @@ async fn decide(
         Err(message) => return Ok(deny(DenyReason::NotPriceable, message)),
     };
     if quoted.quote.unknown_model {
-        state.flagged.warn_once(&request.call.provider, &request.call.model, "ceiling", &[]);
+        let flag = if quoted.price.is_known() { "partial" } else { "ceiling" };
+        state.flagged.warn_once(&request.call.provider, &request.call.model, flag, &[]);
     }
     let waiting = Waiting::hold();
     let decided = state.ledger.hold(ask(request, payer, quoted.quote, pricer), deadline).await;

@@ -64,7 +64,7 @@ impl LadderBody {
 /// the model, any provider will do.
 fn is_priced(prices: &PriceBook, model: &str, target: &str, at_unix_s: i64) -> bool {
     let knows = |provider: &str, model: &str| {
-        prices.find(provider, model, at_unix_s).is_some_and(|price: Price| price.is_known())
+        prices.find(provider, model, at_unix_s).is_some_and(|price: Price| price.is_priced())
     };
     let of_model: Vec<&str> = prices.providers().filter(|provider| knows(provider, model)).collect();
     if of_model.is_empty() {

@@ -18,6 +18,7 @@ use crate::flagged::Flagged;
 use crate::identity::Identities;
 use crate::learned::LearnedLengths;
 use crate::metrics::{self, Waiting};
+use crate::pricing::cost::UNTOLD_USAGE;
 use crate::pricing::{Costed, Price, PriceBook, Used};
 use crate::quote::MAX_AMOUNT_NANOUSD;
 use crate::tracker::TrackerFailure;
@@ -228,7 +229,10 @@ fn charge(
     estimate: &Estimate,
     estimate_nanousd: i64,
 ) -> Result<Charge, String> {
-    let (cost, unpriced) = cost(settlement, &price, service_tier, estimate)?;
+    let (cost, mut unpriced) = cost(settlement, &price, service_tier, estimate)?;
+    if settlement.usage_never_comes && matches!(cost, Cost::AtLeast(_)) {
+        unpriced.push(UNTOLD_USAGE.to_owned());
+    }
     let price_flag = price.flag(&unpriced);
     let mut charge = Charge {
         cost,

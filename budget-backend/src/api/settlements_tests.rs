@@ -169,7 +169,9 @@ fn usage_that_never_comes_is_charged_the_estimate_at_once() {
     let mut taken_on = settlement();
     (taken_on.usage, taken_on.usage_quality) = (Usage::default(), UsageQuality::None);
     taken_on.usage_never_comes = true;
-    assert_eq!(charge_of(&taken_on).cost, Cost::AtLeast(0));
+    let charge = charge_of(&taken_on);
+    assert_eq!((charge.cost, charge.price_flag), (Cost::AtLeast(0), "partial"));
+    assert_eq!(charge.unpriced, ["usage"]);
     taken_on.usage_quality = UsageQuality::Exact;
     taken_on.usage.output_tokens = 5;
     assert_eq!(charge_of(&taken_on).cost, Cost::AtLeast(5));

@@ -179,7 +179,7 @@ fn barred_by(barred: &Barred) -> Verdict {
         ),
         Barred::UnknownModel => deny(
             DenyReason::NotPriceable,
-            "No price is known for this model, and the org refuses such calls.".to_owned(),
+            "No price is known for this model or for what this call may cost by, and the org refuses such calls.".to_owned(),
         ),
         Barred::NotBoundable { budget_id, why } => Verdict::Deny(Deny {
             reason: DenyReason::NotBoundable,
@@ -204,9 +204,11 @@ fn refused(payer: &Payer, refusal: &Refusal) -> Deny {
     };
     let reset =
         resets_at.as_ref().map_or_else(|| "it does not reset".to_owned(), |at| format!("it resets at {at}"));
+    let cheaper = refusal.degraded_to.as_deref();
+    let cheaper = cheaper.map(|model| format!(" even by the cheaper model {model}")).unwrap_or_default();
     let message = format!(
         "The {window} budget of {whose} is exhausted: limit {limit} USD, spent {spent} USD, held by running calls {held} USD, \
-         this call may cost {needed} USD; {reset}.",
+         this call may cost {needed} USD{cheaper}; {reset}.",
         window = touch.window.as_str(),
         limit = format_usd(refusal.limit_nanousd()),
         spent = format_usd(refusal.counter.spent_nanousd),

@@ -1,5 +1,6 @@
 //! `budget-backend lint`.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -7,7 +8,9 @@ use budget_backend::admin::{self, prices};
 use budget_backend::config::DatabaseConfig;
 use budget_backend::db;
 use budget_backend::lint::envoy::{Bypass, bypasses};
+use budget_backend::lint::unread::{Unread, unread};
 use budget_backend::lint::{BudgetFinding, budgets};
+use budget_backend::prices::names;
 use clap::Args;
 
 use super::{EXIT_DIFFERS, complain, say, say_json, text};
@@ -40,30 +43,38 @@ impl LintArguments {
 
 /// `budget-backend lint`; without an org no database is needed.
 pub fn lint(config: Option<&DatabaseConfig>, arguments: &LintArguments) -> ExitCode {
-    let bypasses = match arguments.envoy_config_dump.as_deref().map(dump).transpose() {
-        Ok(bypasses) => bypasses.unwrap_or_default(),
+    if let Some(Err(problem)) = arguments.org.as_deref().map(|org| names::check("--org", org)) {
+        return complain(problem, crate::EXIT_USAGE);
+    }
+    let (bypasses, unread) = match arguments.envoy_config_dump.as_deref().map(dump).transpose() {
+        Ok(found) => found.unwrap_or_default(),
         Err(problem) => return complain(problem, crate::EXIT_USAGE),
     };
     let budgets = match (config, &arguments.org) {
         (Some(config), Some(org)) => find(config, org, arguments.days),
         _ => Ok(Vec::new()),
     };
-    match budgets.and_then(|budgets| tell(&budgets, &bypasses, arguments.json).map(|()| budgets)) {
-        Ok(budgets) if budgets.is_empty() && bypasses.is_empty() => ExitCode::SUCCESS,
+    let told = budgets
+        .and_then(|budgets| tell(&budgets, &bypasses, &unread, arguments.json).map(|()| budgets.is_empty()));
+    match told {
+        Ok(true) if bypasses.is_empty() && unread.is_empty() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(EXIT_DIFFERS),
         Err(problem) => complain(problem, 1),
     }
 }
 
-fn dump(path: &Path) -> Result<Vec<Bypass>, String> {
+fn dump(path: &Path) -> Result<(Vec<Bypass>, Vec<Unread>), String> {
     let wrong = |problem: String| format!("--envoy-config-dump {}: {problem}", path.display());
-    let bytes = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
-    if bytes > MAX_DUMP_BYTES {
-        return Err(wrong(format!("expected at most {MAX_DUMP_BYTES} bytes, got {bytes}")));
+    // What a pipe has can only be told by reading it.
+    let file = std::fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
+    let mut read = Vec::new();
+    let limited = file.take(MAX_DUMP_BYTES.saturating_add(1)).read_to_end(&mut read);
+    limited.map_err(|error| wrong(error.to_string()))?;
+    if u64::try_from(read.len()).is_ok_and(|bytes| bytes > MAX_DUMP_BYTES) {
+        return Err(wrong(format!("expected at most {MAX_DUMP_BYTES} bytes")));
     }
-    let read = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
     let document = serde_json::from_slice(&read).map_err(|error| wrong(format!("expected JSON: {error}")))?;
-    bypasses(&document).map_err(wrong)
+    Ok((bypasses(&document).map_err(wrong)?, unread(&document).map_err(wrong)?))
 }
 
 fn find(config: &DatabaseConfig, org: &str, days: i32) -> Result<Vec<BudgetFinding>, String> {
@@ -77,9 +88,10 @@ fn find(config: &DatabaseConfig, org: &str, days: i32) -> Result<Vec<BudgetFindi
     })
 }
 
-fn tell(budgets: &[BudgetFinding], bypasses: &[Bypass], json: bool) -> Result<(), String> {
+fn tell(budgets: &[BudgetFinding], bypasses: &[Bypass], unread: &[Unread], json: bool) -> Result<(), String> {
     if json {
-        return say_json(&serde_json::json!({ "budgets": budgets, "bypasses": bypasses }));
+        let found = serde_json::json!({ "budgets": budgets, "bypasses": bypasses, "unchecked": unread });
+        return say_json(&found);
     }
     for finding in budgets {
         say(format!("budget {}: {}", finding.budget_id, finding.message))?;
@@ -87,5 +99,8 @@ fn tell(budgets: &[BudgetFinding], bypasses: &[Bypass], json: bool) -> Result<()
     for bypass in bypasses {
         say(&bypass.message)?;
     }
-    if budgets.is_empty() && bypasses.is_empty() { say("nothing found") } else { Ok(()) }
+    for unread in unread {
+        say(&unread.message)?;
+    }
+    if budgets.is_empty() && bypasses.is_empty() && unread.is_empty() { say("nothing found") } else { Ok(()) }
 }

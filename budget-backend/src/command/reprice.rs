@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use budget_backend::admin::prices as list;
 use budget_backend::config::DatabaseConfig;
 use budget_backend::db;
+use budget_backend::prices::names;
 use budget_backend::pricing::PriceBook;
 use budget_backend::reprice::{self, Selection};
 use clap::Args;
@@ -41,6 +42,12 @@ pub fn reprice(config: &DatabaseConfig, arguments: &RepriceArguments) -> ExitCod
     if arguments.from >= arguments.to {
         let problem = format!("--from {} is not before --to {}", arguments.from, arguments.to);
         return complain(problem, crate::EXIT_USAGE);
+    }
+    let given = [("--model", Some(&arguments.model)), ("--provider", arguments.provider.as_ref())];
+    for (field, value) in given.into_iter().filter_map(|(field, value)| Some((field, value?))) {
+        if let Err(problem) = names::check(field, value) {
+            return complain(problem, crate::EXIT_USAGE);
+        }
     }
     match run(config, arguments) {
         Ok(()) => ExitCode::SUCCESS,

@@ -149,6 +149,8 @@ pub struct Refusal {
     pub counter: Counter,
     /// What was asked for, nano-USD; by the cheaper model, if it was degraded to one first.
     pub needed_nanousd: i64,
+    /// The cheaper model that it was degraded to first.
+    pub degraded_to: Option<String>,
     /// Whether an enforcing strict budget was touched.
     pub strict: bool,
     /// Whether any call to this model would be refused, however little it costs.
@@ -201,6 +203,7 @@ pub fn decide<'a>(
                     touch: touch.clone(),
                     counter: standing(touch, counters),
                     needed_nanousd: run.amount_nanousd,
+                    degraded_to: run.model.map(ToOwned::to_owned),
                     strict: run.strict.is_some(),
                     exhausted: steps::is_exhausted(ask, terms, counters),
                 }));

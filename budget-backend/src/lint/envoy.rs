@@ -4,7 +4,7 @@
 //! LLM when its cluster's endpoint or SNI is a known LLM host, when the route writes such a host, or when
 //! the chain passes on every SNI that no other chain picks and that it doesn't refuse. Listeners are read
 //! as they are in force, not as the bootstrap wrote them, so that each counts once. What a control plane
-//! has not sent yet isn't in a dump.
+//! has not sent yet isn't in a dump; what of it can't be followed is said by [`super::unread`].
 
 use std::collections::BTreeMap;
 
@@ -70,23 +70,18 @@ pub struct Bypass {
 /// # Errors
 /// What the document is not.
 pub fn bypasses(dump: &Value) -> Result<Vec<Bypass>, String> {
-    let configs = dump["configs"].as_array();
-    let configs = configs.ok_or("expected the JSON of Envoy's /config_dump: an object with configs")?;
-    let dump = Dump::of(configs);
-    if dump.listeners.is_empty() {
-        return Err("the dump has no listener".to_owned());
-    }
+    let dump = Dump::read(dump)?;
     Ok(dump.listeners.iter().flat_map(|listener| dump.listener(listener)).collect())
 }
 
-struct Dump<'a> {
+pub(super) struct Dump<'a> {
     hosts: Patterns,
-    listeners: Vec<&'a Value>,
+    pub(super) listeners: Vec<&'a Value>,
     /// The LLM hosts that a cluster leads to, by its name.
     llm_clusters: BTreeMap<&'a str, Vec<String>>,
     /// Clusters that lead to whatever host the connection or request names.
     open_clusters: Vec<&'a str>,
-    routes: BTreeMap<&'a str, &'a Value>,
+    pub(super) routes: BTreeMap<&'a str, &'a Value>,
 }
 
 /// Elements of an array, none of anything else.
@@ -98,7 +93,25 @@ pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
+/// A listener's filter chains, by name or number, the default one last.
+pub(super) fn chains(listener: &Value) -> Vec<(String, &Value)> {
+    let chains = each(&listener["filter_chains"]).enumerate().map(|(number, chain)| {
+        let name = text(&chain["name"]);
+        (if name.is_empty() { number.to_string() } else { name.to_owned() }, chain)
+    });
+    let default = &listener["default_filter_chain"];
+    let default = default.is_object().then(|| ("default".to_owned(), default));
+    chains.chain(default).collect()
+}
+
 impl<'a> Dump<'a> {
+    pub(super) fn read(dump: &'a Value) -> Result<Self, String> {
+        let configs = dump["configs"].as_array();
+        let configs = configs.ok_or("expected the JSON of Envoy's /config_dump: an object with configs")?;
+        let dump = Self::of(configs);
+        if dump.listeners.is_empty() { Err("the dump has no listener".to_owned()) } else { Ok(dump) }
+    }
+
     fn of(configs: &'a [Value]) -> Self {
         let hosts = Patterns::new(LLM_HOSTS.map(str::to_owned).to_vec());
         let all = |lists: &[(&str, &[&str])]| -> Vec<&'a Value> {
@@ -134,13 +147,7 @@ impl<'a> Dump<'a> {
     }
 
     fn listener(&self, listener: &'a Value) -> Vec<Bypass> {
-        let chains = each(&listener["filter_chains"]).enumerate().map(|(number, chain)| {
-            let name = text(&chain["name"]);
-            (if name.is_empty() { number.to_string() } else { name.to_owned() }, chain)
-        });
-        let default = &listener["default_filter_chain"];
-        let default = default.is_object().then(|| ("default".to_owned(), default));
-        let chains: Vec<(String, &Value)> = chains.chain(default).collect();
+        let chains = chains(listener);
         let mut found = Vec::new();
         for (number, (name, chain)) in chains.iter().enumerate() {
             let at = Place { listener: text(&listener["name"]), chain: name };

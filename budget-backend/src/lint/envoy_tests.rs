@@ -207,3 +207,41 @@ fn what_is_no_dump_is_said() {
         assert!(bypasses(&document).unwrap_err().starts_with(problem), "{document}");
     }
 }
+
+#[test]
+fn what_can_t_be_followed_is_said() {
+    let with = |filters: Value, routes: Value, change: &dyn Fn(&mut Value)| {
+        let mut chain = manager(filters, routes);
+        change(&mut chain["filters"][0]["typed_config"]);
+        let dump = json!({"configs": [{"static_listeners": [
+            {"listener": {"name": "l", "filter_chains": [chain]}}]}]});
+        let found = crate::lint::unread::unread(&dump).unwrap();
+        found.into_iter().map(|unread| unread.message).collect::<Vec<_>>()
+    };
+    let said = |what: &str| vec![format!("listener l, chain 0: {what}; not checked")];
+    let (metered, bare) = (json!([purser()]), json!([]));
+    let to = |field: &str| json!([{"route": {field: "x"}}]);
+    let as_is: &dyn Fn(&mut Value) = &|_| ();
+    assert_eq!(with(bare.clone(), to("cluster"), as_is), Vec::<String>::new());
+    let by_header = "route v[0] leads to whatever cluster a request's header names and is not metered";
+    assert_eq!(with(bare.clone(), to("cluster_header"), as_is), said(by_header));
+    assert_eq!(with(metered.clone(), to("cluster_header"), as_is), Vec::<String>::new());
+    let by_plugin = "route v[0] leads to whatever cluster a plugin names and is not metered";
+    assert_eq!(with(bare, to("inline_cluster_specifier_plugin"), as_is), said(by_plugin));
+    let scoped = |manager: &mut Value| manager["scoped_routes"] = json!({"name": "s"});
+    assert_eq!(with(metered.clone(), json!([]), &scoped), said("scoped routes choose the route table"));
+    let vhds = |manager: &mut Value| manager["route_config"]["vhds"] = json!({"config_source": {}});
+    let fetched = "virtual hosts are fetched when they are asked for (VHDS)";
+    assert_eq!(with(metered.clone(), json!([]), &vhds), said(fetched));
+    let rds = |manager: &mut Value| manager["rds"] = json!({"route_config_name": "gone"});
+    assert_eq!(with(metered.clone(), json!([]), &rds), said("the dump lacks the route table gone"));
+    let matcher = |manager: &mut Value| {
+        manager["route_config"]["virtual_hosts"][0]["matcher"] = json!({"on_no_match": {}})
+    };
+    let in_place = "virtual host v has a matcher in place of routes";
+    assert_eq!(with(metered, json!([]), &matcher), said(in_place));
+    let dump = json!({"configs": [{"static_listeners": [
+        {"listener": {"name": "l", "filter_chain_matcher": {}, "filter_chains": []}}]}]});
+    assert!(crate::lint::unread::unread(&dump).unwrap()[0].message.contains("a matcher chooses"));
+    assert!(crate::lint::unread::unread(&json!({})).is_err());
+}

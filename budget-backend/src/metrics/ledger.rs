@@ -1,6 +1,8 @@
 //! Counts of what was added to the ledger: exactly that, since they are taken after the commit.
 
 use super::METRICS;
+use crate::pricing::CLASSES;
+use crate::pricing::cost::UNTOLD_USAGE;
 use crate::tracker::model::NewEntry;
 
 /// What was priced without a known price is counted under this when nothing in particular was unknown but
@@ -42,7 +44,9 @@ fn flagged(entry: &NewEntry) {
     METRICS.flagged.get_or_create(&labels).inc();
 }
 
-/// Classes and the tier by their names; units are named by answers, and have one name together.
+/// Classes, the tier, hours of a discount and untold usage by their names; units are named by answers,
+/// and have one name together.
 fn known_name(name: &str) -> &str {
-    if name == "service_tier" || crate::pricing::CLASSES.contains(&name) { name } else { "unit" }
+    let is_ours = ["service_tier", "off_peak", UNTOLD_USAGE].contains(&name);
+    if is_ours || CLASSES.contains(&name) { name } else { "unit" }
 }

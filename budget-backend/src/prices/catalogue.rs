@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::decimal::scaled;
 use super::plan::Wanted;
+use crate::pricing::off_peak::OffPeak;
 use crate::pricing::terms::{Card, SizeTier};
 use crate::pricing::{CLASSES, Rates, Terms};
 
@@ -42,6 +43,8 @@ struct Listed {
     usd_per_unit: BTreeMap<String, String>,
     #[serde(default)]
     unpriced: BTreeSet<String>,
+    #[serde(default)]
+    off_peak: Vec<OffPeak>,
 }
 
 #[derive(Deserialize)]
@@ -84,7 +87,7 @@ pub fn parse(text: &str) -> Result<Vec<Wanted>, String> {
 fn wanted(listed: Listed, key: String) -> Result<Wanted, String> {
     let plain = ListedCard { usd_per_mtok: listed.usd_per_mtok, above: listed.above };
     let (rates, sizes) = card(&plain)?;
-    let mut terms = Terms { sizes, ..Terms::default() };
+    let mut terms = Terms { sizes, off_peak: listed.off_peak, ..Terms::default() };
     for (name, tier) in &listed.service_tiers {
         let (rates, sizes) = card(tier)?;
         terms.service_tiers.insert(name.clone(), Card { rates, sizes });
@@ -176,7 +179,11 @@ mod tests {
         assert_eq!(gemini.terms.sizes[0].above_input_tokens, 200_000);
         assert_eq!(gemini.terms.sizes[0].rates.output, 15_000_000_000);
         assert!(find("xai", "grok-4.7").terms.sizes[0].at_threshold);
-        assert!(find("deepseek", "deepseek-v4-pro").unpriced.contains("off_peak"));
+        let deepseek = find("deepseek", "deepseek-v4-pro");
+        assert!(deepseek.unpriced.contains("off_peak") && deepseek.terms.off_peak.len() == 2);
+        assert!(
+            prices.iter().all(|price| price.terms.off_peak.is_empty() != price.unpriced.contains("off_peak"))
+        );
     }
 
     #[test]

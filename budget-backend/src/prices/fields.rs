@@ -166,7 +166,10 @@ pub fn field(name: &str, mode: &str) -> Field {
         "regional_processing_uplift_multiplier_eu" => return Field::Multiplier("eu"),
         "regional_endpoint_uplift_multiplier" => return Field::Multiplier("regional"),
         // Seconds of what is heard are counted; of what is made, or of a machine's time, they aren't.
-        "input_cost_per_second" if mode == "audio_transcription" => return Field::Unit("audio_seconds"),
+        // A recording's price may stand as that of what is heard or of what is written down.
+        "input_cost_per_second" | "output_cost_per_second" if mode == "audio_transcription" => {
+            return Field::Unit("audio_seconds");
+        }
         "input_cost_per_query" if mode == "rerank" => return Field::Unit("search_units"),
         "input_cost_per_query" => return Field::Unit("queries"),
         _ => {}
@@ -246,6 +249,8 @@ mod tests {
             assert_eq!(field(name, "chat"), expected, "{name}");
         }
         assert_eq!(field("input_cost_per_second", "audio_transcription"), Field::Unit("audio_seconds"));
+        assert_eq!(field("output_cost_per_second", "audio_transcription"), Field::Unit("audio_seconds"));
+        assert_eq!(field("output_cost_per_second_hd", "audio_transcription"), Field::Unpriceable);
         assert_eq!(field("input_cost_per_second", "chat"), Field::Unpriceable);
         assert_eq!(field("input_cost_per_query", "rerank"), Field::Unit("search_units"));
     }

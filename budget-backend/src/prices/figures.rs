@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use purser_protocol::format_usd;
 
 use super::plan::Wanted;
+use crate::pricing::off_peak;
 use crate::pricing::terms::SizeTier;
 use crate::pricing::{CLASSES, PriceRow, Rates, Terms};
 
@@ -59,6 +60,9 @@ fn figures(rates: &Rates, reasons: bool, terms: &Terms, unpriced: &BTreeSet<Stri
     }
     for (name, rate) in &terms.units_nanousd_per_million {
         figures.insert((rest, format!("unit {name}")), format_usd(*rate));
+    }
+    if !terms.off_peak.is_empty() {
+        figures.insert((rest, "off-peak hours".to_owned()), off_peak::shown(&terms.off_peak));
     }
     if reasons {
         figures.insert((rest, "reasons".to_owned()), "yes".to_owned());

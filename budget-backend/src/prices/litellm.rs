@@ -158,6 +158,8 @@ struct Reading<'a> {
     terms: Terms,
     unpriced: BTreeSet<String>,
     rounded_up: Vec<String>,
+    /// Rates in hours of a discount: field, class, rate.
+    discounted: Vec<(String, usize, i64)>,
 }
 
 impl<'a> Reading<'a> {
@@ -173,6 +175,7 @@ impl<'a> Reading<'a> {
             terms: Terms::default(),
             unpriced: BTreeSet::new(),
             rounded_up: Vec::new(),
+            discounted: Vec::new(),
         }
     }
 
@@ -239,7 +242,8 @@ impl<'a> Reading<'a> {
             }
             Field::Unit(unit) => {
                 let rate = self.number(name, value, NANO_PER_MILLION)?;
-                self.terms.units_nanousd_per_million.insert(unit.to_owned(), rate);
+                let known = self.terms.units_nanousd_per_million.entry(unit.to_owned()).or_insert(rate);
+                *known = (*known).max(rate);
             }
             Field::Multiplier(place) => self.multiplier(name, place, value)?,
             Field::SearchContext => self.search_context(name, value)?,
@@ -329,12 +333,14 @@ impl<'a> Reading<'a> {
         }
         self.checked("", names::check("", model))?;
         self.checked("", check_terms(&terms))?;
+        let rates = self.card(None, None);
+        self.check_discount(&rates)?;
         Ok(Wanted {
             key: self.key.to_owned(),
             provider: billed_by.to_owned(),
             model: model.to_owned(),
             effective_from_unix_s: None,
-            rates: self.card(None, None),
+            rates,
             reasons: self.reasons,
             terms,
             unpriced: self.unpriced,

@@ -22,7 +22,20 @@ pub fn check(field: &str, value: &str) -> Result<(), String> {
             shown(value)
         ));
     }
+    if value.chars().any(is_unseen) {
+        let shown = shown(value);
+        return Err(format!("{field}: expected a name without characters that aren't seen, got {shown}"));
+    }
     Ok(())
+}
+
+/// Whether a character shows nothing, or turns round what stands after it: a name with one looks like another.
+const fn is_unseen(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 /// Checks a note.
@@ -60,6 +73,10 @@ mod tests {
             let said = check("model", bad).unwrap_err();
             assert!(said.starts_with("model: expected a name"), "{said}");
             assert!(!said.contains(char::is_control), "{said:?}");
+        }
+        for unseen in ["gpt\u{200b}-4o", "\u{202e}o4-tpg", "a\u{feff}b", "a\u{2028}b", "soft\u{ad}hyphen"] {
+            let said = check("model", unseen).unwrap_err();
+            assert!(said.contains("characters that aren't seen") && !said.contains(is_unseen), "{said:?}");
         }
         assert_eq!(check("m", &"x".repeat(256)), Ok(()));
         assert_eq!(check("m", &"x".repeat(257)).unwrap_err(), "m: expected at most 256 bytes, got 257");

@@ -126,6 +126,9 @@ pub fn check_terms(terms: &Terms) -> Result<(), String> {
             return Err(format!("{place}.{name}: expected another name than that of a service tier"));
         }
     }
+    for hours in terms.off_peak.iter().filter(|hours| !hours.weekday_zone.is_empty()) {
+        names::check("off_peak.weekday_zone", &hours.weekday_zone)?;
+    }
     let mut units = terms.units_nanousd_per_million.keys();
     units.try_for_each(|name| names::check("units_nanousd_per_million", name))
 }

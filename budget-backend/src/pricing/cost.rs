@@ -1,12 +1,15 @@
 //! The arithmetic: Σ count × rate in 128 bit, rounded up once per request.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use purser_protocol::Usage;
 
+use super::dimensions::{is_by_time, occurs};
 use super::find::{Price, PriceMatch};
+use super::off_peak::OFF_PEAK;
 use super::rates::{CLASSES, IS_INPUT, Rates};
-use super::terms::{ONE, all_plain};
+use super::terms::{ONE, Terms, all_plain};
 
 /// Rates are per million.
 pub const PER_MILLION: u128 = 1_000_000;
@@ -18,6 +21,9 @@ const INSTEAD_OF_TOKENS: [&str; 5] =
 
 /// What models without tokens are sold by beside these.
 const BESIDE_TOKENS: [&str; 4] = ["search_units", "queries", "pages", "annotated_pages"];
+
+/// What `unpriced` names of a call whose usage never comes back: work that goes on elsewhere.
+pub const UNTOLD_USAGE: &str = "usage";
 
 /// Most names of what can't be priced that are told of one call.
 const MAX_UNPRICEABLE: usize = 8;
@@ -134,23 +140,39 @@ impl Price {
         let mut pieces = Vec::new();
         let mut at_least = false;
         let instead = costs(&tokens);
+        let met: Vec<&str> = self.unpriceable().filter(|name| occurs(name, used, instead)).collect();
+        if !met.is_empty() {
+            // The call counts as one of an unknown model, and is never cheaper than at its own rates. Tokens
+            // that are said to cost nothing still do.
+            if instead {
+                tokens = self.tokens(&rates.dearest(self.ceiling.standard), used, &mut Vec::new());
+            }
+            unpriced.extend(met.iter().take(MAX_UNPRICEABLE).map(|name| (*name).to_owned()));
+        }
         for (name, count) in self.pieces(used.units) {
-            if is_instead(name) && instead {
+            if is_instead(name) && instead && met.is_empty() {
                 continue;
             }
             let known = self.terms.units_nanousd_per_million.get(name);
             if known.is_none() {
                 unpriced.push(name.to_owned());
             }
-            match known.or_else(|| self.ceiling.units.get(name)) {
+            let ceiling = self.ceiling.units.get(name);
+            let rate = if met.is_empty() { known.or(ceiling) } else { known.max(ceiling) };
+            match rate {
                 Some(rate) if is_cached_media(name) => tokens.push((count, *rate)),
                 Some(rate) => pieces.push((count, *rate)),
                 None => at_least = true,
             }
         }
-        if !costs(&tokens) && !costs(&pieces) {
+        if costs(&tokens) || costs(&pieces) {
+            if self.is_maybe_discounted() {
+                unpriced.push(OFF_PEAK.to_owned());
+            }
+        } else {
             if self.is_free_of_tokens() {
-                let names = self.unpriceable().filter(|name| !used.units.contains_key(*name));
+                let names =
+                    self.unpriceable().filter(|name| !used.units.contains_key(*name) && !met.contains(name));
                 unpriced.extend(names.take(MAX_UNPRICEABLE).map(str::to_owned));
                 at_least |= self.unpriceable().next().is_some();
             }
@@ -227,6 +249,29 @@ impl Price {
         self.unpriced.iter().map(String::as_str).filter(|name| !CLASSES.contains(name))
     }
 
+    /// Whether the call may lie in hours of a discount that isn't known: its list price bounds what it costs.
+    #[must_use]
+    pub fn is_maybe_discounted(&self) -> bool {
+        self.unpriced.contains(OFF_PEAK)
+    }
+
+    /// Whether the model has a price by time that can't be applied: a call by sound meets it.
+    #[must_use]
+    pub fn is_by_unpriced_time(&self) -> bool {
+        self.unpriceable().any(is_by_time)
+    }
+
+    /// The same with no rate below the dearest known: what a call is held at that meets what has no price.
+    #[must_use]
+    pub fn raised_to_ceiling(&self) -> Self {
+        let mut terms = Terms::clone(&self.terms);
+        for (name, rate) in &self.ceiling.units {
+            let known = terms.units_nanousd_per_million.entry(name.clone()).or_default();
+            *known = (*known).max(*rate);
+        }
+        Self { rates: self.rates.dearest(self.ceiling.every), terms: Arc::new(terms), ..self.clone() }
+    }
+
     /// The pieces the model is sold by, with rates above zero: nano-USD per million.
     pub fn sold_by(&self) -> impl Iterator<Item = (&str, i64)> {
         let units = self.terms.units_nanousd_per_million.iter();
@@ -277,6 +322,12 @@ impl Price {
         counted.filter(|(_, count)| *count > 0).chain(call)
     }
 
+    /// Whether the model has a price of its own that calls can be charged by.
+    #[must_use]
+    pub fn is_priced(&self) -> bool {
+        self.is_known() && !self.is_unpriceable()
+    }
+
     /// Whether the model has a price of its own.
     #[must_use]
     pub const fn is_known(&self) -> bool {
@@ -289,7 +340,7 @@ fn costs(products: &[(u64, i64)]) -> bool {
     products.iter().any(|(count, rate)| *count > 0 && *rate > 0)
 }
 
-fn is_instead(name: &str) -> bool {
+pub(super) fn is_instead(name: &str) -> bool {
     INSTEAD_OF_TOKENS.contains(&name)
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::book::{ANY, PriceBook, PriceRow};
 use super::ceiling::Ceiling;
 use super::cost::raised;
+use super::off_peak::{OFF_PEAK, may_lie_in};
 use super::rates::Rates;
 use super::terms::Terms;
 
@@ -64,7 +65,8 @@ pub struct Price {
     pub rates: Rates,
     /// Sizes, tiers, multipliers, units.
     pub terms: Arc<Terms>,
-    /// Classes, units and conditions without a known price.
+    /// Classes, units and conditions without a known price; hours of a discount only if the call may lie in
+    /// them.
     pub unpriced: Arc<BTreeSet<String>>,
     /// The dearest known rates, for these.
     pub ceiling: Arc<Ceiling>,
@@ -124,7 +126,7 @@ impl PriceBook {
             .or_else(|| look(PriceMatch::Configured, ANY, ANY));
         let ceiling = self.ceiling(provider, at_unix_s)?;
         match found {
-            Some((row, rule)) => Some(Self::found(row, rule, ceiling)),
+            Some((row, rule)) => Some(Self::found(row, rule, ceiling, at_unix_s)),
             None => {
                 note(PriceMatch::Ceiling, provider, ANY, None);
                 Some(Self::at_ceiling(ceiling))
@@ -204,7 +206,11 @@ impl PriceBook {
         Some(price)
     }
 
-    fn found(row: &PriceRow, matched: PriceMatch, ceiling: Arc<Ceiling>) -> Price {
+    fn found(row: &PriceRow, matched: PriceMatch, ceiling: Arc<Ceiling>, at_unix_s: i64) -> Price {
+        let mut unpriced = Arc::clone(&row.unpriced);
+        if unpriced.contains(OFF_PEAK) && !may_lie_in(&row.terms.off_peak, at_unix_s) {
+            Arc::make_mut(&mut unpriced).remove(OFF_PEAK);
+        }
         Price {
             price_id: Some(row.price_id),
             matched,
@@ -213,7 +219,7 @@ impl PriceBook {
             reasons: row.reasons || matched == PriceMatch::Configured,
             rates: row.rates,
             terms: Arc::clone(&row.terms),
-            unpriced: Arc::clone(&row.unpriced),
+            unpriced,
             ceiling,
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::off_peak::OffPeak;
 use super::rates::Rates;
 
 /// One whole of a multiplier.
@@ -75,6 +76,9 @@ pub struct Terms {
     /// What costs by the piece, nano-USD per million pieces. `requests` is one per call by itself.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub units_nanousd_per_million: BTreeMap<String, i64>,
+    /// When the provider charges less than all this.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub off_peak: Vec<OffPeak>,
 }
 
 /// What applies to one call.
@@ -173,6 +177,7 @@ impl Terms {
                 return Err(format!("multipliers_millionths.{name}: expected 1 to 1000000000, got {factor}"));
             }
         }
+        self.off_peak.iter().try_for_each(OffPeak::check)?;
         for (name, rate) in &self.units_nanousd_per_million {
             if *rate < 0 {
                 return Err(format!(

@@ -51,6 +51,7 @@ async fn budgets_that_match_nothing_are_told(pool: PgPool) {
     let mut expected = vec![
         finding(unused, "untouched"),
         finding(patterned, "model_not_covered"),
+        finding(patterned, "target_not_covered"),
         finding(patterned, "target_without_price"),
         finding(misspelt, "no_such_model"),
         finding(misspelt, "untouched"),
@@ -76,6 +77,52 @@ async fn budgets_that_match_nothing_are_told(pool: PgPool) {
     }
     assert_eq!(backend(&pool, &["lint", "--org", "nobody"]).await.status.code(), Some(0));
     service.stop().await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn maps_that_save_nothing_or_lead_out_of_the_budget_are_told(pool: PgPool) {
+    let with = async |user: &str, models: &str, map: serde_json::Value| {
+        let number = budget(&pool, "search", user, "day", 1).await;
+        let ladder = json!({"degrade": {"at_percent": 90, "models": map}});
+        let sql =
+            format!("update budgets set models = '{models}', ladder = '{ladder}' where budget_id = {number}");
+        execute(&pool, &sql).await;
+        number
+    };
+    let loaded = backend(&pool, &["prices", "load-catalogue"]).await;
+    assert!(loaded.status.success(), "{}", stderr(&loaded));
+    let good = with("ann", "{gpt-*}", json!({"gpt-5.4": "gpt-5.4-nano"})).await;
+    let dearer = with("bob", "{}", json!({"gpt-4o-mini": "gpt-4o"})).await;
+    let elsewhere = with("cid", "{}", json!({"gpt-4o": "claude-haiku-4-5"})).await;
+    let embedding = with("dan", "{}", json!({"gpt-4o": "text-embedding-3-small"})).await;
+    let outside = with("eve", "{gpt-5*}", json!({"gpt-5.4": "gpt-4o-mini"})).await;
+    let onward = with("fay", "{}", json!({"gpt-5.2": "gpt-5.1", "gpt-5.1": "gpt-5-nano"})).await;
+    let back = with("gil", "{}", json!({"gpt-6-sol": "gpt-6.1-sol"})).await;
+    let forth = with("", "{}", json!({"gpt-6.1-sol": "gpt-6-sol"})).await;
+    let told = backend(&pool, &["lint", "--org", "acme", "--json"]).await;
+    assert_eq!(told.status.code(), Some(3), "{}", stderr(&told));
+    let told = document(&told);
+    let mut found: Vec<(i64, &str)> = told["budgets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| (finding["budget_id"].as_i64().unwrap(), finding["finding"].as_str().unwrap()))
+        .collect();
+    found.sort_unstable();
+    assert!(found.iter().all(|(budget, _)| *budget != good), "{told:#}");
+    assert_eq!(
+        found,
+        [
+            (dearer, "target_dearer"),
+            (elsewhere, "target_elsewhere"),
+            (embedding, "target_of_another_api"),
+            (outside, "target_not_covered"),
+            (onward, "chain"),
+            (back, "chain"),
+            (forth, "chain"),
+        ],
+        "{told:#}"
+    );
 }
 
 /// An Envoy of the test's own.
@@ -167,6 +214,9 @@ fn config() -> Value {
     let mut openai = cluster("openai");
     openai["transport_socket"] = json!({"name": "tls", "typed_config":
         typed("transport_sockets.tls.v3.UpstreamTlsContext", json!({"sni": "api.openai.com"}))});
+    let mut by_header = manager(vec![], "other");
+    let route = &mut by_header[0]["typed_config"]["route_config"]["virtual_hosts"][0]["routes"][0]["route"];
+    *route = json!({"cluster_header": "x-cluster"});
     json!({
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
         "static_resources": {
@@ -174,6 +224,7 @@ fn config() -> Value {
                 listener("metered", json!([{"filters": manager(vec![purser()], "openai")}])),
                 listener("bare", json!([{"filters": manager(vec![], "openai")}])),
                 listener("elsewhere", json!([{"filters": manager(vec![], "other")}])),
+                listener("by_header", json!([{"filters": by_header}])),
                 intercept,
             ],
             "clusters": [
@@ -211,6 +262,8 @@ async fn ways_around_the_filter_are_found_in_a_real_dump() {
     let at: Vec<_> = bypasses.iter().map(|way| [&way["listener"], &way["chain"], &way["cluster"]]).collect();
     assert_eq!(at, [["bare", "0", "openai"], ["intercept", "rest", "anywhere"]], "{found:#}");
     assert_eq!(bypasses[0]["hosts"], json!(["api.openai.com"]));
+    let unchecked = "listener by_header, chain 0: route all[0] leads to whatever cluster a request's header names and is not metered; not checked";
+    assert_eq!(found["unchecked"], json!([{"listener": "by_header", "chain": "0", "message": unchecked}]));
     let passed: Vec<&str> =
         bypasses[1]["hosts"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert!(passed.contains(&"api.anthropic.com") && !passed.contains(&"api.openai.com"), "{passed:?}");

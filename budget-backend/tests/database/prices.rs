@@ -104,6 +104,86 @@ async fn unknown_models_are_flagged_and_listed_or_refused_where_the_org_wants_it
 }
 
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn an_entry_with_a_dimension_without_a_price_is_partial_and_unknown_where_that_occurs(pool: PgPool) {
+    let file = std::env::temp_dir().join(format!("purser-dimensions-{}.json", std::process::id()));
+    let entry = |more: Value| {
+        let mut entry = json!({"litellm_provider": "openai", "mode": "chat",
+            "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6});
+        entry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        entry
+    };
+    let hours = |hours: &str| json!({"off_peak_pricing": {"windows": [{"hours_utc": hours}]}});
+    let entries = json!({
+        "timed": entry(json!({"output_cost_per_second": 0.5})),
+        "night": entry(hours("00:00-00:00")),
+        "never": entry(hours("00:00-00:00")),
+    });
+    // A list with every day, and one with a day that isn't within two of this one.
+    let weekday = number(&pool, "select extract(isodow from now() at time zone 'UTC')::bigint").await;
+    let mut entries = entries;
+    entries["never"]["off_peak_pricing"]["windows"][0]["weekdays"] = json!([(weekday + 2) % 7 + 1]);
+    std::fs::write(&file, entries.to_string()).unwrap();
+    let imported = backend(&pool, &["prices", "import", file.to_str().unwrap()]).await;
+    std::fs::remove_file(&file).unwrap();
+    assert!(imported.status.success(), "{}", stderr(&imported));
+    let said = stdout(&imported);
+    assert!(said.contains("3 partial") && said.contains("added openai night"), "{said}");
+    assert!(
+        said.contains("partial: off_peak") && said.contains("off-peak hours none -> 00:00-00:00"),
+        "{said}"
+    );
+    let service = Service::start(&pool).await;
+    let told = async |number: u64, model: &str, units: Value| {
+        let row = settled(&service, &pool, number, |item| {
+            item["call"]["model"] = json!(model);
+            item["usage"] = json!({"input_tokens": 1_000, "output_tokens": 100});
+            item["units"] = units;
+            item["started_at_unix_ms"] = json!(number_now_ms());
+        })
+        .await;
+        (
+            row.get::<i64, _>("cost_nanousd"),
+            row.get::<Vec<String>, _>("unpriced"),
+            row.get::<String, _>("price_flag"),
+        )
+    };
+    let list_nanousd = 1_000 * 1_000 + 100 * 2_000;
+    let fine = (list_nanousd, Vec::new(), String::new());
+    assert_eq!(told(1, "timed", json!({})).await, fine);
+    let (cost, unpriced, flag) = told(2, "timed", json!({"audio_seconds": 3})).await;
+    assert!(
+        cost > list_nanousd && unpriced.contains(&"output_cost_per_second".to_owned()),
+        "{cost} {unpriced:?}"
+    );
+    assert_eq!(flag, "partial");
+    let discounted = (list_nanousd, vec!["off_peak".to_owned()], "partial".to_owned());
+    assert_eq!(told(3, "night", json!({})).await, discounted);
+    assert_eq!(told(4, "never", json!({})).await, fine);
+    // Explained as it is flagged; refused where the org wants no unknown price.
+    let explained = async |number: u64, model: &str| {
+        let ask = of_model(hold_request(id(number)), "openai", model);
+        let (status, answer) = service.send(Method::POST, "/v1/explain", ADMIN, &ask).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        (answer["price"]["flag"].clone(), answer["verdict"].clone())
+    };
+    let deny = json!({"org": "acme", "unknown_models": "deny"});
+    assert_eq!(explained(5, "night").await, (json!("partial"), json!("allow")));
+    let (status, _) = service.send(Method::PUT, "/v1/rules", ADMIN, &deny).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(explained(6, "night").await, (json!("partial"), json!("deny")));
+    assert_eq!(explained(7, "never").await, (json!(""), json!("allow")));
+    assert_eq!(explained(8, "timed").await, (json!(""), json!("allow")));
+    assert_eq!(explained(9, "brand-new").await, (json!("ceiling"), json!("deny")));
+    assert_books_balance(&pool).await;
+    service.stop().await;
+}
+
+fn number_now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_millis()).unwrap()
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
 async fn a_price_or_an_alias_acts_at_once_and_stays_while_the_list_can_t_be_read(pool: PgPool) {
     let service = Service::start(&pool).await;
     let held = async |number: u64, provider: &str, model: &str| {

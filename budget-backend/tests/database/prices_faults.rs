@@ -72,6 +72,17 @@ async fn a_file_that_would_break_the_list_stops_with_entry_and_field(pool: PgPoo
         field(r#""provider_specific_entry": {"us": "1.1"}"#, "provider_specific_entry.us"),
         field(r#""provider_specific_entry": {"ca": "1.1"}"#, "provider_specific_entry.ca"),
         field(r#""off_peak_pricing": {"input_cost_per_token": -1}"#, "off_peak_pricing.input_cost_per_token"),
+        field(
+            r#""off_peak_pricing": {"input_cost_per_token": 1.000001e-6, "windows": []}"#,
+            "off_peak_pricing.input_cost_per_token",
+        ),
+        field(r#""off_peak_pricing": {"weekday_timezone": "a\u0000"}"#, "off_peak_pricing.weekday_timezone"),
+        field(
+            r#""off_peak_pricing": {"windows": [{"hours_utc": "24:30-06:00"}]}"#,
+            "off_peak_pricing.windows[0].hours_utc",
+        ),
+        field(r#""off_peak_pricing": {"windows": null}"#, "off_peak_pricing.windows"),
+        field(r#""output_cost_per_second": 1e400"#, "output_cost_per_second"),
         field(r#""off_peak_pricing": {"discount": 1}"#, "off_peak_pricing.discount"),
         field(
             r#""off_peak_pricing": {"windows": [{"hours_utc": "late"}]}"#,
@@ -260,6 +271,20 @@ async fn what_could_never_match_is_refused(pool: PgPool) {
             &["--terms", units, "--unit", "images=1"],
             "--unit images: expected it there or in --terms",
         ),
+        ("p", "m", &["--terms", "[]"], "--terms: expected a JSON object, got \"[]\""),
+        (
+            "p",
+            "m",
+            &["--terms", r#"{"off_peak": [{"weekday_zone": "a\u0000"}]}"#],
+            "--terms: off_peak.weekday_zone: expected a name",
+        ),
+        (
+            "p",
+            "m",
+            &["--terms", r#"{"off_peak": [{"minutes_utc": [[0, 1441]]}]}"#],
+            "--terms: off_peak.minutes_utc: expected minutes of a day",
+        ),
+        ("p", "gpt\u{200b}-4o", &[], "--model: expected a name without characters that aren't seen"),
         ("*", "gpt-x", &[], "--model: expected \"*\" with --provider \"*\", got \"gpt-x\""),
         ("", "m", &[], "--provider: expected a name"),
         ("p", "a\nb", &[], "--model: expected a name"),
@@ -282,6 +307,22 @@ async fn what_could_never_match_is_refused(pool: PgPool) {
         assert_eq!(done.status.code(), Some(2), "{name:?}: {}", stderr(&done));
         assert!(stderr(&done).contains("NAME: expected"), "{name:?}: {}", stderr(&done));
     }
+    for (more, said) in [
+        (["--model", ""].as_slice(), "--model: expected a name"),
+        (&["--model", "m", "--provider", " "], "--provider: expected a name"),
+    ] {
+        let range = ["reprice", "--from", "2026-11-01", "--to", "2026-11-02"];
+        let done = backend(&pool, &[&range, more].concat()).await;
+        assert_eq!(done.status.code(), Some(2), "{}", stderr(&done));
+        assert!(stderr(&done).contains(said), "{}", stderr(&done));
+    }
+    let of_nobody = backend(&pool, &["lint", "--org", ""]).await;
+    assert_eq!(of_nobody.status.code(), Some(2), "{}", stdout(&of_nobody));
+    // Hours of a discount that an operator tells are flagged as imported ones.
+    let nights = r#"{"off_peak": [{"minutes_utc": [[1320, 360]]}]}"#;
+    assert!(set(&pool, "p", "nightly", &["--terms", nights]).await.status.success());
+    let flagged = "select count(*) from model_prices where model = 'nightly' and unpriced = '{off_peak}'";
+    assert_eq!(number(&pool, flagged).await, 1);
     let hidden = alias("gpt-4o").await;
     assert!(
         hidden.status.success() && stderr(&hidden).contains("comes before the alias"),

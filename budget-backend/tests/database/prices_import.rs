@@ -24,10 +24,18 @@ async fn an_import_says_what_it_does_and_done_twice_changes_nothing(pool: PgPool
     assert_eq!(number(&pool, COUNT).await, before, "a dry run writes nothing");
     let first = json(&backend(&pool, &["prices", "import", &fixture(), "--json"]).await);
     assert_eq!(first["counts"], dry["counts"]);
+    // The dry run told whose unknown models become dearer, as the import did; then nothing does any more.
+    assert_eq!(first["ceilings"], dry["ceilings"]);
+    let of = |provider: &str| {
+        dry["ceilings"].as_array().unwrap().iter().find(|ceiling| ceiling["provider"] == provider)
+    };
+    let input = &of("xai").unwrap()["figures"][0];
+    assert_eq!((&input["name"], input["old"] != input["new"]), (&json!("input"), true), "{dry:#}");
     assert_eq!(number(&pool, COUNT).await, before + added);
     let second = json(&backend(&pool, &["prices", "import", &fixture(), "--json"]).await);
     assert_eq!((&second["counts"]["added"], &second["counts"]["changed"]), (&json!(0), &json!(0)));
     assert_eq!(second["counts"]["unchanged"], json!(added));
+    assert_eq!(second["ceilings"], json!([]));
     assert_eq!(number(&pool, COUNT).await, before + added);
     let partial = "select count(*) from model_prices where cardinality(unpriced) > 0 and source = 'import'";
     assert_eq!(json!(number(&pool, partial).await), first["counts"]["partial"]);

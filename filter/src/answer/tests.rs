@@ -164,3 +164,57 @@ fn what_was_seen_is_counted_in_tokens() {
     let event = event.finish();
     assert_eq!((event.output_tokens_seen, event.is_opaque), (Some(3), true));
 }
+
+#[test]
+fn a_stream_that_was_asked_for_usage_is_edited_whatever_it_is_called() {
+    let (sent, edited) = stream("\n");
+    let status = (":status", "200");
+    for types in [&[][..], &["application/json"], &["text/plain"], &["text/event-stream", "text/html"]] {
+        let mut pairs = vec![status];
+        pairs.extend(types.iter().map(|name| ("content-type", *name)));
+        for cut in 0..=sent.len() {
+            let (head, tail) = sent.as_bytes().split_at(cut);
+            let (out, reading) = replay(body(&pairs, true), &[head, tail, b""]);
+            assert_eq!(out, edited.as_bytes(), "{types:?}, cut {cut}");
+            assert_eq!(reading.usage, read_usage());
+        }
+        assert!(body(&pairs, true).may_edit() && !body(&pairs, false).may_edit());
+    }
+    // Nobody else's answer is touched.
+    assert!(!body(&[(":status", "500")], true).may_edit());
+    assert!(!body(&[status, ("content-encoding", "gzip")], true).may_edit());
+}
+
+#[test]
+fn what_only_begins_like_a_stream_passes_as_it_is() {
+    let spaces = "\n".repeat(100);
+    let json = r#"{"usage":{"prompt_tokens":7,"completion_tokens":2}}"#;
+    for (sent, usage) in [
+        (json, read_usage()),
+        (&format!("\r\n{json}"), read_usage()),
+        (&spaces, None),
+        ("dat", None),
+        ("", None),
+    ] {
+        for cut in 0..=sent.len() {
+            let (head, tail) = sent.as_bytes().split_at(cut);
+            let (out, reading) = replay(body(&[(":status", "200")], true), &[head, tail, b""]);
+            assert_eq!(out, sent.as_bytes(), "cut {cut}");
+            assert_eq!(reading.usage, usage, "{sent}");
+        }
+    }
+}
+
+#[test]
+fn several_content_types_count_only_where_they_agree() {
+    let typed = |types: &[&str]| {
+        let pairs: Vec<_> = types.iter().map(|name| ("content-type", *name)).collect();
+        media_type(&Headers::parse(serialize(&pairs)).unwrap())
+    };
+    let (sse, json) = ("Text/Event-Stream; charset=utf-8", "application/json");
+    assert_eq!(typed(&[]), None);
+    assert_eq!(typed(&[sse, "text/event-stream"]).as_deref(), Some("text/event-stream"));
+    assert_eq!(typed(&["application/json, application/json"]).as_deref(), Some(json));
+    assert_eq!(typed(&[sse, json]), None);
+    assert_eq!(typed(&["application/json, text/plain"]), None);
+}

@@ -247,7 +247,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn join(path: &str, name: &str) -> String {
+/// The path of a field in the object at `path`.
+pub fn join(path: &str, name: &str) -> String {
     let short: String = name.chars().take(64).collect();
     if path.is_empty() { short } else { format!("{path}.{short}") }
 }

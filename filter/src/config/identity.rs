@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use purser_protocol::{MAX_CLAIMS, MAX_TAG_BYTES, MAX_TAGS};
+use serde_json::Value;
 
 use super::fields::{Fields, shown};
 use super::is_name;
@@ -69,6 +70,10 @@ pub fn read(root: &mut Fields<'_>) -> Identity {
     let [org_header, team_header, user_header] = defaults;
     let mut fields = root.section("identity", false);
     let org = sources::read(&mut fields, "org", org_header);
+    if fields.any("org").and_then(Value::as_array).is_some_and(Vec::is_empty) {
+        let path = fields.path_of("org");
+        fields.mistake_at(&path, "expected at least one source, got []; leave the field out for none");
+    }
     let team = tier(&mut fields, "team", team_header);
     let user = tier(&mut fields, "user", user_header);
     if shares_a_header(&[&org.list, &team, &user]) {

@@ -1,5 +1,6 @@
 //! The filter's configuration: JSON, read once, every mistake reported with its path.
 
+mod duplicates;
 mod fields;
 mod identity;
 mod options;
@@ -46,6 +47,8 @@ pub struct Config {
     pub headers: AnswerHeaders,
     /// Most counters of tokens by model and team; what comes beyond counts as `other`.
     pub max_series: usize,
+    /// Whether the access log is told of each call.
+    pub access_log: bool,
 }
 
 /// How to reach the backend.
@@ -211,7 +214,7 @@ impl Config {
         };
         let text = std::str::from_utf8(json).map_err(|error| no_json(error.to_string()))?;
         let value: Value = serde_json::from_str(text).map_err(|error| no_json(error.to_string()))?;
-        let mut mistakes = Vec::new();
+        let mut mistakes = duplicates::find(text);
         let mut root = Fields::root(&value, &mut mistakes);
         let backend = backend(&mut root);
         let provider = root.required_text("provider", Text::Name);
@@ -242,6 +245,7 @@ impl Config {
             denials: options::denials(&mut root),
             headers: options::headers(&mut root),
             max_series: options::max_series(&mut root),
+            access_log: root.flag("access_log", true),
         };
         if !config.identity.can_name_anybody() && config.unidentified == Unidentified::Deny {
             root.mistake_at("identity.org", "expected a source, a lookup, or a payer in unidentified");

@@ -19,7 +19,7 @@ const FULL: &str = r#"{
     "lookup":["spiffe_id"],"tags":{"project":[{"constant":"p"}]},
     "denials":{"amounts":"hide","cache_ms":0},
     "headers":{"remaining":false,"warnings":false,"ratelimit":true},
-    "metrics":{"max_series":7}}"#;
+    "metrics":{"max_series":7},"access_log":false}"#;
 
 fn header(name: &str) -> Vec<Source> {
     vec![Source::Header(name.to_owned())]
@@ -60,6 +60,7 @@ fn what_is_not_said_has_a_default() {
         denials: Denials { show_amounts: true, cache_ms: 1_000 },
         headers: AnswerHeaders { remaining: true, warnings: true, ratelimit: false },
         max_series: 200,
+        access_log: true,
     };
     assert_eq!(config, expected);
     assert!(!format!("{config:?}").contains("0123456789abcdef"));
@@ -79,6 +80,7 @@ fn everything_can_be_said() {
     assert_eq!(config.denials, Denials { show_amounts: false, cache_ms: 0 });
     assert_eq!(config.headers, AnswerHeaders { remaining: false, warnings: false, ratelimit: true });
     assert_eq!(config.max_series, 7);
+    assert!(!config.access_log);
     assert_eq!(
         config.unidentified,
         Unidentified::Payer(Payer { org: "demo".to_owned(), team: None, user: Some("u".to_owned()) })
@@ -245,7 +247,7 @@ fn all_mistakes_are_told_at_once() {
         "outbox.size: unknown field, expected one of max_bytes, batch_items, flush_interval_ms",
         "extra: unknown field, expected one of backend, provider, dialect, identity, lookup, tags, unidentified, \
          failure_mode, unknown_api, unreadable_request, max_request_body_bytes, max_metered_body_bytes, outbox, \
-         denials, headers, metrics",
+         denials, headers, metrics, access_log",
     ];
     assert_eq!(found.lines().collect::<Vec<_>>(), expected);
     assert_eq!(
@@ -285,5 +287,26 @@ fn the_dialect_follows_the_provider_unless_it_is_said() {
         let backend = r#""backend":{"cluster":"b","token":"0123456789abcdef"}"#;
         let json = format!(r#"{{{backend},"provider":"{provider}"{more}}}"#);
         assert_eq!(Config::parse(json.as_bytes()).unwrap().dialect, expected, "{provider} {more}");
+    }
+}
+
+#[test]
+fn a_field_given_twice_is_refused_wherever_it_stands() {
+    for (json, expected) in [
+        (
+            r#"{"backend":{"cluster":"b","token":"0123456789abcdef"},"provider":"a","provider":"b"}"#,
+            "provider: expected once, got a second time",
+        ),
+        (
+            r#"{"backend":{"cluster":"b","token":"0123456789abcdef","token":"0123456789abcdeg"},"provider":"a"}"#,
+            "backend.token: expected once, got a second time",
+        ),
+        (
+            r#"{"backend":{"cluster":"b","token":"0123456789abcdef"},"provider":"a",
+                "identity":{"org":[{"header":"x-a"},{"header":"x-o","h\u0065ader":"x-p"}]}}"#,
+            "identity.org[1].header: expected once, got a second time",
+        ),
+    ] {
+        assert_eq!(mistakes(json), expected);
     }
 }

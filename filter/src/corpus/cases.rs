@@ -150,6 +150,7 @@ pub const ALL: &[Case] = cases! {
         "ollama/error_first",
     edited:
         "openai_chat/stream_not_asked",
+        "openai_chat/stream_of_wrong_type",
         "openai_chat/stream_as_if_signed",
         "openai_chat/tools_crlf",
         "openai_chat/azure",

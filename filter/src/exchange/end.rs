@@ -47,6 +47,15 @@ pub mod flags {
 }
 
 impl Exchange {
+    /// Whether what the proxy knows of the end decides anything: an answer that came whole, and isn't a
+    /// stream that may have been cut, is complete whatever the proxy says.
+    #[must_use]
+    pub fn end_is_open(&self) -> bool {
+        let State::Sent(sent) = &self.state else { return false };
+        let is_stream = sent.body.as_ref().is_some_and(AnswerBody::is_stream);
+        sent.http_status.is_none() || !sent.saw_end || is_stream
+    }
+
     /// The stream is over. Returns what the backend must learn, the first time it is called.
     pub fn finish(&mut self, end: End) -> Option<SettlementItem> {
         match mem::replace(&mut self.state, State::Passing) {

@@ -152,7 +152,9 @@ impl Exchange {
         }
         self.line.verdict = Some(verdict);
         self.line.held_nanousd = Some(allow.held_nanousd);
-        self.line.model = Some(pending.call.model.clone());
+        if is_degraded {
+            self.line.model = Some(pending.call.model.clone());
+        }
         let edits = success::headers(self.worker.config.headers, allow, pending.asked_model.as_deref());
         let live = self.go_live(&pending, now_unix_ms);
         self.forward(pending, feasible, Admission::Held, edits, Some(live))
@@ -225,6 +227,7 @@ impl Exchange {
         };
         let reply = match cause {
             Some(RewriteError::TooLarge) => {
+                self.note(Note::TooLarge);
                 denial::too_large(self.family, self.worker.config.max_request_body_bytes)
             }
             Some(RewriteError::Changed) | None => denial::failed_closed(self.family, hold_id),

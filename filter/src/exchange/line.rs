@@ -1,5 +1,7 @@
 //! What the access log tells of a stream.
 
+use std::borrow::Cow;
+
 use purser_protocol::{Payer, Usage};
 use uuid::Uuid;
 
@@ -23,22 +25,21 @@ pub struct Line {
 impl Line {
     /// Names and values of the filter state; what isn't known is left out.
     #[must_use]
-    pub fn fields(&self) -> Vec<(&'static str, String)> {
+    pub fn fields(&self) -> Vec<(&'static str, Cow<'_, str>)> {
         let payer = self.payer.as_ref();
-        let id = self.hold_id.map(|id| id.to_string());
         let texts = [
-            ("purser.verdict", self.verdict),
-            ("purser.hold_id", id.as_deref()),
             ("purser.org", payer.map(|payer| payer.org.as_str())),
             ("purser.team", payer.and_then(|payer| payer.team.as_deref())),
             ("purser.user", payer.and_then(|payer| payer.user.as_deref())),
             ("purser.model", self.model.as_deref()),
         ];
-        let is_told = |text: &&str| !text.is_empty();
-        let texts =
-            texts.into_iter().filter_map(|(name, text)| Some((name, text.filter(is_told)?.to_owned())));
-        let mut fields: Vec<_> = texts.collect();
-        fields.extend(self.held_nanousd.map(|held| ("purser.held_nanousd", held.to_string())));
+        let mut fields = Vec::with_capacity(12);
+        fields.extend(self.verdict.map(|verdict| ("purser.verdict", Cow::Borrowed(verdict))));
+        fields.extend(self.hold_id.map(|id| ("purser.hold_id", Cow::Owned(id.to_string()))));
+        for (name, text) in texts {
+            fields.extend(text.filter(|text| !text.is_empty()).map(|text| (name, Cow::Borrowed(text))));
+        }
+        fields.extend(self.held_nanousd.map(|held| ("purser.held_nanousd", Cow::Owned(held.to_string()))));
         let Some(usage) = &self.usage else { return fields };
         let cache_write = usage.cache_write_5m_tokens.saturating_add(usage.cache_write_1h_tokens);
         let counts = [
@@ -48,7 +49,7 @@ impl Line {
             ("purser.output_tokens", usage.output_tokens),
             ("purser.reasoning_tokens", usage.reasoning_tokens),
         ];
-        fields.extend(counts.map(|(name, tokens)| (name, tokens.to_string())));
+        fields.extend(counts.map(|(name, tokens)| (name, Cow::Owned(tokens.to_string()))));
         fields
     }
 }

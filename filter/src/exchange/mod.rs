@@ -107,6 +107,8 @@ impl Worker {
 pub struct Exchange {
     worker: Rc<Worker>,
     state: State,
+    /// The answer to a refused request whose body is still on its way.
+    waiting: Option<Box<Reply>>,
     /// The shape of refusals that the request's sender understands.
     family: Family,
     notes: Vec<Note>,
@@ -191,7 +193,14 @@ impl Exchange {
     /// A stream that has just begun.
     #[must_use]
     pub fn new(worker: Rc<Worker>) -> Self {
-        Self { worker, state: State::New, family: Family::Openai, notes: Vec::new(), line: Line::default() }
+        Self {
+            worker,
+            state: State::New,
+            waiting: None,
+            family: Family::Openai,
+            notes: Vec::new(),
+            line: Line::default(),
+        }
     }
 
     /// What the access log tells of it, as far as it is known by now.
@@ -223,6 +232,17 @@ impl Exchange {
     fn reply(&mut self, reply: Reply, void: Option<Void>) -> Step {
         self.state = State::Refused(void);
         Step::Reply(reply)
+    }
+
+    /// Answers in the upstream's place, of a request that is not `is_whole` once its body is there. Clients
+    /// that are cut off while they send tell of a broken connection instead of the answer.
+    fn reply_after_body(&mut self, reply: Reply, is_whole: bool) -> Step {
+        if is_whole {
+            return self.reply(reply, None);
+        }
+        self.state = State::Refused(None);
+        self.waiting = Some(Box::new(reply));
+        Step::Pause
     }
 }
 

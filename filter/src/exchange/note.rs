@@ -47,6 +47,10 @@ pub enum Note {
     UnknownApi(PathClass, Policy),
     /// A request that wanted to leave HTTP was refused.
     UpgradeRefused,
+    /// A metered call was refused, for its body can't be read.
+    UnreadableRefused,
+    /// A metered call was refused, for its body is too large.
+    TooLarge,
     /// The verdict asks for a change that this request can't take; it went out without.
     NotRewritten,
     /// An answer could not be read and was settled from what was seen of it.

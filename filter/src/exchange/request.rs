@@ -11,7 +11,7 @@ use crate::config::Policy;
 use crate::denial;
 use crate::dialect::Reader;
 use crate::headers::Headers;
-use crate::identity::{self, Origin, WithoutOrg};
+use crate::identity::{self, Caller, Origin, WithoutOrg};
 use crate::ids;
 use crate::request::{self, BodyKind, Unreadable, multipart};
 use crate::rewrite::ModelPath;
@@ -49,7 +49,7 @@ impl Exchange {
                 match policy {
                     Policy::Deny => {
                         self.line.verdict = Some(verdicts::REFUSED);
-                        self.reply(denial::unknown_api(self.family), None)
+                        self.reply_after_body(denial::unknown_api(self.family), is_whole)
                     }
                     Policy::Pass => self.pass(),
                 }
@@ -65,7 +65,7 @@ impl Exchange {
             Err(error) => {
                 self.note(Note::WithoutOrg(WithoutOrg::Refused));
                 self.line.verdict = Some(verdicts::UNIDENTIFIED);
-                return self.reply(denial::unidentified(self.family, &error), None);
+                return self.reply_after_body(denial::unidentified(self.family, &error), is_whole);
             }
         };
         self.line.payer = Some(identified.caller.payer.clone());
@@ -76,10 +76,10 @@ impl Exchange {
             self.note(Note::TagsDropped(identified.dropped_tags));
         }
         if is_encoded(headers) {
-            return self.unreadable(Unreadable::Encoded);
+            return self.unreadable(Unreadable::Encoded, is_whole);
         }
         if is_whole {
-            return self.unreadable(Unreadable::Empty);
+            return self.unreadable(Unreadable::Empty, true);
         }
         let length = headers.get("content-length");
         let announced = length
@@ -110,13 +110,15 @@ impl Exchange {
 
     /// More of the body is there, `buffered_bytes` in all.
     pub fn request_body(&mut self, buffered_bytes: usize, is_last: bool) -> Step {
+        let is_too_large = buffered_bytes > self.worker.config.max_request_body_bytes;
         match &mut self.state {
-            State::Reading(_) if buffered_bytes > self.worker.config.max_request_body_bytes => {
-                self.too_large()
-            }
+            State::Reading(_) if is_too_large => self.too_large(),
             State::Reading(reading) => {
                 reading.saw_body = true;
                 if is_last { Step::ReadBody } else { Step::Pause }
+            }
+            State::Refused(_) if is_last || is_too_large => {
+                self.waiting.take().map_or(Step::Pause, |reply| Step::Reply(*reply))
             }
             State::Asked(_) | State::Refused(_) => Step::Pause,
             State::New | State::Passing | State::Sent(_) => Step::Continue,
@@ -142,49 +144,57 @@ impl Exchange {
         }
         let request = match request::read(&reading.route, &reading.kind, body) {
             Ok(request) => request,
-            Err(cause) => return self.unreadable(cause),
+            Err(cause) => return self.unreadable(cause, true),
         };
         let Some(random) = reading.arrival.random else {
             self.note(Note::FailedClosed(Failure::NotSent));
             self.line.verdict = Some(verdicts::FAILED_CLOSED);
             return self.reply(denial::failed_closed(self.family, None), None);
         };
-        let pending = Pending {
-            hold_id: ids::hold_id(reading.arrival.now_unix_ms, &random),
-            caller: reading.caller,
+        let call = Call {
+            api: reading.route.api,
+            provider: self.worker.config.provider.clone(),
+            model: request.model.clone(),
+            stream: request.stream,
+        };
+        self.line.model = Some(call.model.clone());
+        let mut now_unix_ms = reading.arrival.now_unix_ms;
+        if !self.worker.exhausted.knows_none() {
+            now_unix_ms = self.worker.proxy.now_unix_ms().unwrap_or(now_unix_ms);
+            if let Some(refused) = self.worker.exhausted.repeat(&reading.caller, &call, now_unix_ms) {
+                return self.refuse_again(&refused);
+            }
+        }
+        let hold_id = ids::hold_id(reading.arrival.now_unix_ms, &random);
+        self.line.hold_id = Some(hold_id);
+        let Caller { payer, lookup } = reading.caller;
+        let question = HoldRequest {
+            version: VERSION,
+            hold_id,
+            payer,
+            lookup,
+            call,
+            service_tier: request.service_tier.clone(),
+            size: request.size,
             tags: reading.tags,
+            deadline_ms: self.worker.config.backend.hold_timeout_ms,
+        };
+        let asked = serde_json::to_vec(&question);
+        let HoldRequest { payer, lookup, call, size, tags, .. } = question;
+        let pending = Pending {
+            hold_id,
+            caller: Caller { payer, lookup },
+            tags,
             asked_model: None,
             model_path: reading.model_path,
-            call: Call {
-                api: reading.route.api,
-                provider: self.worker.config.provider.clone(),
-                model: request.model.clone(),
-                stream: request.stream,
-            },
-            size: request.size,
+            call,
+            size,
             reader: Reader::new(&reading.route),
             request,
             may_set_encoding: reading.may_set_encoding,
             started_at_unix_ms: reading.arrival.now_unix_ms,
             announces_length: reading.announces_length,
         };
-        self.line.model = Some(pending.call.model.clone());
-        let now_unix_ms = self.worker.proxy.now_unix_ms().unwrap_or(reading.arrival.now_unix_ms);
-        if let Some(refused) = self.worker.exhausted.repeat(&pending.caller, &pending.call, now_unix_ms) {
-            return self.refuse_again(&refused);
-        }
-        self.line.hold_id = Some(pending.hold_id);
-        let asked = serde_json::to_vec(&HoldRequest {
-            version: VERSION,
-            hold_id: pending.hold_id,
-            payer: pending.caller.payer.clone(),
-            lookup: pending.caller.lookup.clone(),
-            call: pending.call.clone(),
-            service_tier: pending.request.service_tier.clone(),
-            size: pending.size,
-            tags: pending.tags.clone(),
-            deadline_ms: self.worker.config.backend.hold_timeout_ms,
-        });
         self.state = State::Asked(Box::new(pending));
         match asked {
             Ok(body) => Step::Ask(body),
@@ -202,11 +212,12 @@ impl Exchange {
         })
     }
 
-    fn unreadable(&mut self, cause: Unreadable) -> Step {
+    fn unreadable(&mut self, cause: Unreadable, is_whole: bool) -> Step {
         match self.worker.config.unreadable_request {
             Policy::Deny => {
+                self.note(Note::UnreadableRefused);
                 self.line.verdict = Some(verdicts::REFUSED);
-                self.reply(denial::unreadable(self.family, &cause), None)
+                self.reply_after_body(denial::unreadable(self.family, &cause), is_whole)
             }
             Policy::Pass => {
                 self.note(Note::UnreadablePassed(cause));
@@ -217,6 +228,7 @@ impl Exchange {
 
     fn too_large(&mut self) -> Step {
         let max_bytes = self.worker.config.max_request_body_bytes;
+        self.note(Note::TooLarge);
         self.line.verdict = Some(verdicts::REFUSED);
         self.reply(denial::too_large(self.family, max_bytes), None)
     }

@@ -1,5 +1,7 @@
 //! The way down: the answer's headers and body on their way to the app.
 
+use std::mem;
+
 use super::{Exchange, State};
 use crate::answer::{AnswerBody, Plan};
 use crate::headers::{HeaderEdit, Headers};
@@ -27,7 +29,7 @@ impl Exchange {
             }
             State::New | State::Passing | State::Refused(_) => return Vec::new(),
         };
-        let mut edits = sent.answer_headers.clone();
+        let mut edits = mem::take(&mut sent.answer_headers);
         if is_upstreams {
             let status = headers
                 .get(":status")

@@ -1,6 +1,8 @@
 //! The filter's counters and gauges in the proxy's statistics. Labels are written into the names
 //! (`name;label=value;`); the proxy's `stats_tags` take them apart.
 
+use std::cell::RefCell;
+
 use purser_protocol::Usage;
 
 use crate::api::PathClass;
@@ -17,7 +19,7 @@ use crate::verdict::Failure;
 type Id = Option<u32>;
 
 /// The counters that are there from the start, at zero.
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 29] = [
     ALLOWED,
     DEGRADED,
     CLAMPED,
@@ -28,6 +30,8 @@ const NAMES: [&str; 27] = [
     BACKEND_REJECTED,
     UNKNOWN_REFUSED,
     UPGRADE_REFUSED,
+    UNREADABLE_REFUSED,
+    TOO_LARGE,
     NOT_REWRITTEN,
     UNREAD_ANSWERS,
     UNREADABLE,
@@ -57,6 +61,8 @@ const FAILED_CLOSED: &str = "purser_failed_closed";
 const BACKEND_REJECTED: &str = "purser_backend_rejected";
 const UNKNOWN_REFUSED: &str = "purser_refused;reason=unknown_api;";
 const UPGRADE_REFUSED: &str = "purser_refused;reason=upgrade;";
+const UNREADABLE_REFUSED: &str = "purser_refused;reason=unreadable;";
+const TOO_LARGE: &str = "purser_refused;reason=too_large;";
 const NOT_REWRITTEN: &str = "purser_not_rewritten";
 const UNREAD_ANSWERS: &str = "purser_unread_answers";
 const UNREADABLE: &str = "purser_unmetered;reason=unreadable;";
@@ -105,7 +111,18 @@ pub struct Counters {
     outbox_overdue: [Id; OVERDUE_S.len()],
     series: Series,
     max_series: usize,
+    used: RefCell<Vec<Used>>,
 }
+
+/// The token counters of one team's use of a model, once they are looked up, in the order of the classes.
+struct Used {
+    model: String,
+    team: String,
+    ids: [Option<Id>; 9],
+}
+
+/// Most pairs of models and teams whose counters are kept at hand; the names of others are put together anew.
+const MAX_USED: usize = 32;
 
 impl Counters {
     /// Defines them. Defining one again gives the same counter. `series` are those of this worker so far.
@@ -124,6 +141,7 @@ impl Counters {
                 .map(|age_s| gauge(&format!("purser_outbox_overdue;older_than_s={age_s};"))),
             series,
             max_series,
+            used: RefCell::default(),
         }
     }
 
@@ -163,6 +181,8 @@ impl Counters {
                 }
             }
             Note::UpgradeRefused => self.add(UPGRADE_REFUSED, 1),
+            Note::UnreadableRefused => self.add(UNREADABLE_REFUSED, 1),
+            Note::TooLarge => self.add(TOO_LARGE, 1),
             Note::NotRewritten => self.add(NOT_REWRITTEN, 1),
             Note::UnreadAnswer => self.add(UNREAD_ANSWERS, 1),
             Note::UnreadablePassed(_) => self.add(UNREADABLE, 1),
@@ -174,7 +194,7 @@ impl Counters {
     /// Counts tokens by model, team and class.
     fn used(&self, model: &str, team: &str, usage: &Usage) {
         let cache_write = usage.cache_write_5m_tokens.saturating_add(usage.cache_write_1h_tokens);
-        for (class, tokens) in [
+        let classes = [
             ("input", usage.input_tokens),
             ("cached_input", usage.cached_input_tokens),
             ("cache_write", cache_write),
@@ -184,10 +204,24 @@ impl Counters {
             ("audio_output", usage.audio_output_tokens),
             ("image_input", usage.image_input_tokens),
             ("image_output", usage.image_output_tokens),
-        ] {
+        ];
+        let mut used = self.used.borrow_mut();
+        let at = used.iter().position(|known| known.model == model && known.team == team);
+        let at = at.unwrap_or_else(|| {
+            if used.len() >= MAX_USED {
+                used.clear();
+            }
+            used.push(Used { model: model.to_owned(), team: team.to_owned(), ids: [None; 9] });
+            used.len().saturating_sub(1)
+        });
+        let Some(known) = used.get_mut(at) else { return };
+        for ((class, tokens), id) in classes.into_iter().zip(&mut known.ids) {
             if tokens > 0 {
-                let labels = [("model", model, true), ("team", team, true), ("class", class, false)];
-                add(self.series.counter(self.max_series, "purser_tokens", &labels, counter), tokens);
+                let look_up = || {
+                    let labels = [("model", model, true), ("team", team, true), ("class", class, false)];
+                    self.series.counter(self.max_series, "purser_tokens", &labels, counter)
+                };
+                add(*id.get_or_insert_with(look_up), tokens);
             }
         }
     }

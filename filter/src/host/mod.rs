@@ -31,6 +31,9 @@ const MAX_CALLOUT_BYTES: usize = 4 << 20;
 /// At most one line about a failing backend in this time, milliseconds; the counters tell the rest.
 const LOG_PAUSE_MS: u64 = 1_000;
 
+/// Settlements that come within this time of each other move the gauges once, milliseconds.
+const SHOW_PAUSE_MS: u64 = 100;
+
 thread_local! {
     /// Of all configurations of this VM, so that a new one forgets nobody.
     static STRICT_PAYERS: StrictPayers = StrictPayers::default();
@@ -73,8 +76,11 @@ struct Shared {
     /// When it comes, milliseconds since the Unix epoch.
     tick_unix_ms: Cell<u64>,
     last_log_unix_ms: Cell<u64>,
-    /// What the gauges tell of the outbox.
+    /// What the gauges tell of the outbox, and since when, milliseconds since the Unix epoch.
     shown: Cell<OutboxView>,
+    shown_unix_ms: Cell<u64>,
+    /// What callouts authenticate with.
+    authorization: String,
 }
 
 impl Shared {
@@ -83,6 +89,7 @@ impl Shared {
         let series = SERIES.try_with(Clone::clone).unwrap_or_default();
         let counters = Counters::define(series, config.max_series);
         let outbox = RefCell::new(Outbox::new(config.outbox));
+        let authorization = format!("Bearer {}", config.backend.token);
         let worker = Worker::new(config, Pool::new(METER_POOL_BYTES), strict).in_proxy(Box::new(Envoy));
         Self {
             outbox,
@@ -92,12 +99,14 @@ impl Shared {
             tick_unix_ms: Cell::new(0),
             last_log_unix_ms: Cell::new(0),
             shown: Cell::new(OutboxView::default()),
+            shown_unix_ms: Cell::new(0),
+            authorization,
         }
     }
 
-    /// Queues an item and sees to it that it goes out.
-    fn settle(&self, item: &SettlementItem) {
-        let pushed = self.outbox.borrow_mut().push(item, hostcalls::now_unix_ms());
+    /// Queues an item; [`Shared::wake`] sees to it that it goes out.
+    fn settle(&self, item: &SettlementItem, now_unix_ms: u64) {
+        let pushed = self.outbox.borrow_mut().push(item, now_unix_ms);
         if pushed.is_err() {
             self.counters.outbox_dropped();
             let line = format!(
@@ -106,13 +115,15 @@ impl Shared {
             );
             self.log_seldom(Level::Error, &line);
         }
-        self.show_outbox();
-        self.wake();
+        // Many at once move the gauges once; the tick or the answer that is awaited shows the last of them.
+        if now_unix_ms.abs_diff(self.shown_unix_ms.get()) >= SHOW_PAUSE_MS {
+            self.show_outbox(now_unix_ms);
+        }
     }
 
     /// Brings the gauges up to date with the outbox.
-    fn show_outbox(&self) {
-        let now_unix_ms = hostcalls::now_unix_ms();
+    fn show_outbox(&self, now_unix_ms: u64) {
+        self.shown_unix_ms.set(now_unix_ms);
         let outbox = self.outbox.borrow();
         let view = OutboxView {
             items: outbox.len(),
@@ -130,7 +141,7 @@ impl Shared {
 
     /// Starts the tick if there is something to send and nothing else will send it. A tick that is
     /// running is left alone: setting it anew would put it off for as long as requests keep coming.
-    fn wake(&self) {
+    fn wake(&self, now_unix_ms: u64) {
         let (is_empty, is_in_flight) = {
             let outbox = self.outbox.borrow();
             (outbox.is_empty(), outbox.is_in_flight())
@@ -143,7 +154,6 @@ impl Shared {
         if self.tick.get() == Some(Tick::Outbox) {
             return;
         }
-        let now_unix_ms = hostcalls::now_unix_ms();
         let waits = [self.worker.live.wait_ms(now_unix_ms), self.worker.exhausted.wait_ms(now_unix_ms)];
         let Some(wait_ms) = waits.into_iter().flatten().min() else { return };
         let due_unix_ms = now_unix_ms.saturating_add(u64::from(wait_ms));
@@ -183,13 +193,12 @@ impl Shared {
 
     /// Sends a callout to the backend; whether it was sent.
     fn call_backend(&self, path: &str, body: &[u8], timeout_ms: u32) -> Option<u32> {
-        let authorization = format!("Bearer {}", self.worker.config.backend.token);
         let headers = vec![
             (":method", "POST"),
             (":path", path),
             (":authority", "purser-backend"),
             ("content-type", "application/json"),
-            ("authorization", authorization.as_str()),
+            ("authorization", self.authorization.as_str()),
         ];
         hostcalls::dispatch(&self.worker.config.backend.cluster, headers, body, timeout_ms).ok()
     }

@@ -42,7 +42,7 @@ impl Root {
                 report(shared, &tally);
             }
         }
-        shared.wake();
+        shared.wake(hostcalls::now_unix_ms());
     }
 
     /// Sends the renewals that are due.
@@ -78,7 +78,7 @@ impl Root {
         let exhausted = &shared.worker.exhausted;
         exhausted.answered(Some(answer.view()), hostcalls::now_unix_ms());
         shared.counters.repeats_lost(exhausted.take_lost());
-        shared.wake();
+        shared.wake(hostcalls::now_unix_ms());
     }
 
     /// The answer to the batch is there.
@@ -91,7 +91,7 @@ impl Root {
         if tally.failure.is_none() && is_due {
             self.flush(shared);
         } else {
-            shared.wake();
+            shared.wake(hostcalls::now_unix_ms());
         }
         self.end_drain(shared);
     }
@@ -101,7 +101,7 @@ impl Root {
         self.renewals_token = None;
         let answer = ReceivedAnswer::read(body_bytes);
         shared.counters.renewals(shared.worker.live.answered(Some(answer.view())));
-        shared.wake();
+        shared.wake(hostcalls::now_unix_ms());
     }
 
     /// Lets the proxy forget a retired root once it has nothing left to send, or no time.
@@ -129,7 +129,7 @@ impl Root {
 
 fn report(shared: &Shared, tally: &Tally) {
     shared.counters.tally(tally);
-    shared.show_outbox();
+    shared.show_outbox(hostcalls::now_unix_ms());
     if let Some((hold_id, reason)) = tally.rejected.first() {
         let count = tally.rejected.len();
         let line = format!("settlements rejected: {count}; the first, of hold {hold_id}: {reason:?}");
@@ -208,11 +208,11 @@ impl RootContext for Root {
         self.report_denials(&shared);
         // The outbox has a back-off of its own, which others don't shorten.
         if tick == Some(Tick::Others) {
-            shared.wake();
+            shared.wake(hostcalls::now_unix_ms());
         } else {
             self.flush(&shared);
         }
-        shared.show_outbox();
+        shared.show_outbox(hostcalls::now_unix_ms());
         self.end_drain(&shared);
     }
 

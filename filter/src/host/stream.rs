@@ -120,6 +120,8 @@ fn line_of(note: &Note) -> Option<(Level, String)> {
         | Note::DeniedAgain
         | Note::WithoutOrg(_)
         | Note::Used { .. }
+        | Note::UnreadableRefused
+        | Note::TooLarge
         | Note::UpgradeRefused => return None,
         Note::TagsDropped(tags) => ("cost tags without a usable value were left out: ", tags),
         Note::FailedOpen(why) => ("no verdict, failing open: ", why),
@@ -183,7 +185,8 @@ impl Context for Stream {
             return;
         }
         let answer = ReceivedAnswer::read(body_bytes);
-        let step = inner.exchange.hold_answered(answer.view(), hostcalls::now_unix_ms());
+        let now_unix_ms = hostcalls::now_unix_ms();
+        let step = inner.exchange.hold_answered(answer.view(), now_unix_ms);
         if inner.act(step) == Action::Continue
             && let Err(status) = hostcalls::continue_request()
         {
@@ -191,7 +194,7 @@ impl Context for Stream {
             hostcalls::log(Level::Error, &line);
         }
         // The hold may be one to renew.
-        inner.shared.wake();
+        inner.shared.wake(now_unix_ms);
     }
 }
 
@@ -244,7 +247,11 @@ impl HttpContext for Stream {
         if let Some(inner) = &mut self.inner
             && inner.exchange.meters_response()
         {
-            let chunk = hostcalls::buffer(Buffer::ResponseBody, chunk_bytes).unwrap_or_default();
+            // The end may come alone.
+            let chunk = match chunk_bytes {
+                0 => Vec::new(),
+                _ => hostcalls::buffer(Buffer::ResponseBody, chunk_bytes).unwrap_or_default(),
+            };
             let changed = inner.exchange.response_body(&chunk, end_of_stream, hostcalls::now_unix_ms);
             if let Some(changed) = changed
                 && let Err(status) = hostcalls::set_buffer(Buffer::ResponseBody, &changed)
@@ -267,20 +274,24 @@ impl HttpContext for Stream {
         let Some(inner) = &mut self.inner else {
             return;
         };
-        let end = End {
-            response_flags: hostcalls::property_u64("response\0flags").unwrap_or(0),
-            upstream_attempts: hostcalls::property_u64("upstream\0request_attempt_count"),
-            now_unix_ms: hostcalls::now_unix_ms(),
-        };
+        let now_unix_ms = hostcalls::now_unix_ms();
+        // A property costs the proxy more than any other answer, so none is read that decides nothing.
+        let mut end = End { now_unix_ms, ..End::default() };
+        if inner.exchange.end_is_open() {
+            end.response_flags = hostcalls::property_u64("response\0flags").unwrap_or(0);
+            end.upstream_attempts = hostcalls::property_u64("upstream\0request_attempt_count");
+        }
         if let Some(item) = inner.exchange.finish(end) {
-            inner.shared.settle(&item);
+            inner.shared.settle(&item, now_unix_ms);
         }
-        for (name, value) in inner.exchange.line().fields() {
-            // For the access log; a line without it only tells less.
-            let _ = hostcalls::set_property(name, value.as_bytes());
+        if inner.shared.worker.config.access_log {
+            for (name, value) in inner.exchange.line().fields() {
+                // A line without it only tells less.
+                let _ = hostcalls::set_property(name, value.as_bytes());
+            }
         }
-        // Denials may have been repeated that are to be reported.
-        inner.shared.wake();
+        // There is something to send, or denials were repeated that are to be reported.
+        inner.shared.wake(now_unix_ms);
         inner.report();
     }
 }

@@ -6,6 +6,10 @@ use super::IdentityError;
 use crate::api::path::percent_decode;
 use crate::headers::Headers;
 
+/// Schemes of `authorization` after which the key stands; of `Basic` it is name and password together, as
+/// they stand there, in base64.
+const SCHEMES: [&[u8]; 2] = [b"bearer", b"basic"];
+
 const HEADERS: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
 
 /// SHA-256 of the key in 64 hexadecimal digits; nothing without a key. A signature is none.
@@ -14,10 +18,11 @@ const HEADERS: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
 /// [`IdentityError::Repeated`] when several keys are given that differ: nobody knows which of them the
 /// provider takes.
 pub fn fingerprint(headers: &Headers) -> Result<Option<String>, IdentityError> {
-    let bearer = headers.all("authorization").filter_map(|value| {
-        let (scheme, key) = value.trim_ascii_start().split_at_checked(7)?;
-        let (word, blank) = scheme.split_at_checked(6)?;
-        (word.eq_ignore_ascii_case(b"bearer") && blank.trim_ascii().is_empty()).then(|| key.to_vec())
+    let authorization = headers.all("authorization").filter_map(|value| {
+        let value = value.trim_ascii_start();
+        let end = value.iter().position(u8::is_ascii_whitespace)?;
+        let (scheme, key) = value.split_at_checked(end)?;
+        SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme)).then(|| key.to_vec())
     });
     let plain =
         HEADERS.into_iter().flat_map(|name| headers.all(name).map(<[u8]>::to_vec).collect::<Vec<_>>());
@@ -28,7 +33,7 @@ pub fn fingerprint(headers: &Headers) -> Result<Option<String>, IdentityError> {
         let (name, value) = (halves.next()?, halves.next()?);
         (percent_decode(name) == b"key").then(|| percent_decode(value))
     });
-    let keys = bearer.chain(plain).chain(in_query);
+    let keys = authorization.chain(plain).chain(in_query);
     let mut found: Option<Vec<u8>> = None;
     for key in keys {
         let key = key.trim_ascii();
@@ -69,6 +74,8 @@ mod tests {
             [("authorization", "Bearer abc")],
             [("authorization", "bearer  abc ")],
             [("authorization", "Bearer\tabc")],
+            [("authorization", "Basic abc")],
+            [("authorization", " BASIC  abc ")],
             [(":path", "/m?%6bey=abc")],
             [("x-api-key", "abc")],
             [("api-key", "abc")],
@@ -86,17 +93,24 @@ mod tests {
         for pairs in [
             vec![],
             vec![("authorization", "AWS4-HMAC-SHA256 Credential=x")],
-            vec![("authorization", "Basic abc")],
+            vec![("authorization", "abc")],
+            vec![("authorization", "Digest abc")],
+            vec![("authorization", "Bearerabc")],
             vec![("authorization", "Bearer ")],
+            vec![("authorization", "Basic")],
             vec![("x-api-key", " ")],
             vec![(":path", "/m?monkey=abc")],
         ] {
             assert_eq!(of(&pairs), Ok(None), "{pairs:?}");
         }
         assert!(of(&[("authorization", "Bearer abc, Bearer abd")]).is_err());
-        for other in
-            [("authorization", "Bearer abd"), (":path", "/?key=abd"), ("api-key", "abd"), ("x-api-key", "b")]
-        {
+        for other in [
+            ("authorization", "Bearer abd"),
+            ("authorization", "Basic abd"),
+            (":path", "/?key=abd"),
+            ("api-key", "abd"),
+            ("x-api-key", "b"),
+        ] {
             let two = of(&[("x-api-key", "abc"), other]);
             assert_eq!(two, Err(IdentityError::Repeated("API key".to_owned())), "{other:?}");
         }

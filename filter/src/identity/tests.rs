@@ -133,7 +133,20 @@ fn a_certificate_with_another_uri_is_refused() {
         );
     }
     let message = IdentityError::NotSpiffe.to_string();
+    assert!(message.contains("expected one, spiffe://"), "{message}");
     assert!(message.contains("spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT"), "{message}");
+}
+
+#[test]
+fn a_certificate_with_two_uris_names_nobody() {
+    const URIS: &str = "filter_state|purser.peer_uris";
+    let config = config(r#"{"org":[{"spiffe":"namespace"},{"constant":"last"}]}"#, "");
+    let two = b"spiffe://acme.example/ns/search/sa/chat,spiffe://acme.example/ns/rich/sa/boss";
+    let with = |uris: &[u8]| identified(&config, &[], &[(URIS, uris), (URI, CHAT)]);
+    assert_eq!(with(two), Err(IdentityError::NotSpiffe));
+    for one in [CHAT, b""] {
+        assert_eq!(with(one).unwrap().caller.payer, named("search", None, None));
+    }
 }
 
 #[test]

@@ -10,8 +10,8 @@ use crate::splice::Edit;
 /// Where an output cap goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CapPlace {
-    /// It replaces these values, `null` included.
-    At(Vec<Range<usize>>),
+    /// It replaces those of these values that are larger, and those that are no cap.
+    At(Vec<CapValue>),
     /// There is none yet: it is inserted, between two texts.
     New {
         /// Before this byte.
@@ -27,13 +27,24 @@ pub enum CapPlace {
     Fixed,
 }
 
+/// The value of a member that caps output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CapValue {
+    /// Where it stands.
+    pub at: Range<usize>,
+    /// The cap, tokens; nothing when it is `null` or otherwise means none.
+    pub tokens: Option<u64>,
+}
+
 impl CapPlace {
-    /// The edits that write a cap; nothing when it can't be written.
+    /// The edits that write a cap, tokens; nothing when it can't be written. Of several caps in a request
+    /// servers may obey any, so a smaller one stays as it is.
     #[must_use]
     pub fn edits(&self, cap: u64) -> Option<Vec<Edit>> {
         match self {
             Self::At(places) => {
-                Some(places.iter().map(|at| Edit::replace(at.clone(), cap.to_string())).collect())
+                let larger = places.iter().filter(|place| place.tokens.is_none_or(|tokens| tokens > cap));
+                Some(larger.map(|place| Edit::replace(place.at.clone(), cap.to_string())).collect())
             }
             Self::New { at, before, after } => Some(vec![Edit::insert(*at, format!("{before}{cap}{after}"))]),
             Self::Needless => Some(Vec::new()),
@@ -136,17 +147,16 @@ impl Caps {
         name: &'static str,
         found: Option<&Found<'_>>,
         offset: usize,
-        places: &mut Vec<Range<usize>>,
+        places: &mut Vec<CapValue>,
     ) -> Result<(), Unreadable> {
         let Some(found) = found else { return Ok(()) };
-        places.push(offset.saturating_add(found.span.start)..offset.saturating_add(found.span.end));
+        let at = offset.saturating_add(found.span.start)..offset.saturating_add(found.span.end);
         // Ollama's -1 and -2 mean no cap.
-        if found.is_null() || (name == "num_predict" && found.raw.starts_with('-')) {
-            return Ok(());
-        }
+        let is_none = found.is_null() || (name == "num_predict" && found.raw.starts_with('-'));
         let wrong = Unreadable::Member { name, expected: "a whole number of tokens, 0 or more" };
-        let tokens = found.raw.parse().map_err(|_| wrong)?;
-        self.tokens = self.tokens.max(Some(tokens));
+        let tokens = if is_none { None } else { Some(found.raw.parse().map_err(|_| wrong)?) };
+        places.push(CapValue { at, tokens });
+        self.tokens = self.tokens.max(tokens);
         Ok(())
     }
 
@@ -156,5 +166,46 @@ impl Caps {
         let wrong = Unreadable::Member { name, expected: "a whole number of choices, 1 or more" };
         self.choices = self.choices.max(asked.ok_or(wrong)?);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use purser_protocol::{Api, Rewrite};
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use crate::api::Route;
+    use crate::config::Dialect;
+    use crate::request::{BodyKind, read};
+    use crate::rewrite::BodyRewrite;
+
+    #[test]
+    fn of_several_caps_none_is_raised_and_all_that_are_larger_are_lowered() {
+        for (api, dialect, body, expected) in [
+            (
+                Api::OpenaiChat,
+                Dialect::Openai,
+                r#"{"model":"m","max_tokens":5,"max_completion_tokens":90}"#,
+                r#"{"model":"m","max_tokens":5,"max_completion_tokens":7}"#,
+            ),
+            (
+                Api::OpenaiChat,
+                Dialect::Openai,
+                r#"{"max_completion_tokens":0,"max_tokens":null,"model":"m"}"#,
+                r#"{"max_completion_tokens":0,"max_tokens":7,"model":"m"}"#,
+            ),
+            (
+                Api::Ollama,
+                Dialect::Ollama,
+                r#"{"model":"m","options":{"num_predict":-1}}"#,
+                r#"{"model":"m","options":{"num_predict":7}}"#,
+            ),
+        ] {
+            let request = read(&Route::new(api, dialect), &BodyKind::default(), body.as_bytes()).unwrap();
+            let verdict = Rewrite { max_output_tokens: Some(7), ..Default::default() };
+            let out = BodyRewrite::of(&request, &verdict).unwrap().apply(body.as_bytes(), 1000).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
     }
 }

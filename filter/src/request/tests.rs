@@ -25,7 +25,7 @@ fn reads_what_bounds_the_cost() {
     assert_eq!(request.size.max_output_tokens, Some(100));
     assert_eq!(request.size.choices, 2);
     let CapPlace::At(places) = request.cap else { panic!("{:?}", request.cap) };
-    let caps: Vec<&str> = places.into_iter().map(|at| &body[at]).collect();
+    let caps: Vec<&str> = places.into_iter().map(|place| &body[place.at]).collect();
     assert_eq!(caps, ["100", "null"]);
     assert_eq!(
         read_text(r#"{"model":"m"}"#).unwrap().size,

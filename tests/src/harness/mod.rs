@@ -14,6 +14,7 @@ pub mod certs;
 pub mod client;
 pub mod database;
 pub mod envoy;
+pub mod link;
 pub mod netns;
 pub mod process;
 pub mod raw;

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use system_tests::fake_llm::bill::BilledRow;
 use system_tests::harness::client::{Answer, App, with};
 use system_tests::harness::stack::{Setup, Stack};
 
 use super::{VENDORS, booked, call, change, counted, degrade, post, spent, usd, worked};
-use crate::ledger;
+use crate::ledger::{self, Entry};
 
 /// The warned percentage in an answer's header, as in `org;window=total;used=95`.
 fn warned(answer: &Answer) -> Option<i64> {
@@ -166,6 +167,20 @@ async fn a_signed_call_falls_through_the_ladder_to_a_denial() {
     stack.assert_healthy().await;
 }
 
+/// So many entries and the rows of the bill that they are for, of calls that were made side by side.
+async fn booked_in_any_order(stack: &Stack, count: usize) -> (Vec<Entry>, Vec<BilledRow>) {
+    stack.database.settled("acme", count).await;
+    let mut entries = ledger::entries(stack, count).await;
+    let mut bill = stack.fake.billed().rows;
+    entries.sort_by(|one, other| one.response_id.cmp(&other.response_id));
+    bill.sort_by(|one, other| one.response_id.cmp(&other.response_id));
+    assert_eq!(bill.len(), count);
+    for (entry, billed) in entries.iter().zip(&bill) {
+        ledger::assert_billed("one of many", entry, billed, false);
+    }
+    (entries, bill)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_down_the_ladder_is_booked_as_billed_and_overspends_nothing() {
     const LIMIT_NANOUSD: i64 = 20_000_000;
@@ -194,20 +209,68 @@ async fn a_burst_down_the_ladder_is_booked_as_billed_and_overspends_nothing() {
         "{steps:?}"
     );
 
-    stack.database.settled("acme", granted).await;
-    let mut entries = ledger::entries(&stack, granted).await;
-    let mut bill = stack.fake.billed().rows;
-    entries.sort_by(|one, other| one.response_id.cmp(&other.response_id));
-    bill.sort_by(|one, other| one.response_id.cmp(&other.response_id));
-    assert_eq!(bill.len(), granted);
-    for (entry, billed) in entries.iter().zip(&bill) {
-        ledger::assert_billed("one of a burst", entry, billed, false);
-    }
+    let (_, bill) = booked_in_any_order(&stack, granted).await;
     let dear = bill.iter().filter(|billed| billed.model == vendor.dear.0).count();
     let clamped_dear = steps.get(&(200, [false, true])).copied().unwrap_or_default();
     assert_eq!(dear, plain + clamped_dear, "{steps:?}");
     let total: u64 = bill.iter().map(|billed| billed.amount_nanousd).sum();
     assert_eq!(u64::try_from(spent(&stack, &budget).await), Ok(total));
     assert!(spent(&stack, &budget).await <= LIMIT_NANOUSD, "{total} of {LIMIT_NANOUSD}");
+    stack.assert_healthy().await;
+}
+
+/// A strict budget holds what a call may cost at most: bytes for tokens of input, the cap for its output.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strict_budget_walks_down_its_ladder_and_is_never_overspent() {
+    const LIMIT_NANOUSD: i64 = 30_000_000;
+    let vendor = &VENDORS[0];
+    let stack = Setup::default().one_worker().ask_always().start().await;
+    let ladder = json!({
+        "degrade": {"at_percent": 70, "models": {vendor.dear.0: vendor.cheap.0}},
+        "clamp": {"floor_tokens": 50},
+    });
+    let budget = json!({"org": "acme", "window": "total", "limit_usd": usd(LIMIT_NANOUSD), "strict": true,
+                        "ladder": ladder});
+    let budget = stack.backend.create_budget(budget).await;
+    let ask = async |number: usize, cap| call(&stack, vendor, vendor.dear.0, number % 2 == 1, cap).await;
+    let mut told = Vec::new();
+    let mut settled = 0;
+    while told.last() != Some(&"denied") && told.len() < 60 {
+        let answer = ask(told.len(), Some(1_000)).await;
+        let degraded = answer.header("x-purser-degraded-from") == vendor.dear.0;
+        let clamped = !answer.header("x-purser-clamped-to").is_empty();
+        let step = match (answer.status.as_u16(), degraded, clamped) {
+            (200, false, false) => "plain",
+            (200, true, false) => "degraded",
+            (200, true, true) => "clamped",
+            (429, false, false) => "denied",
+            other => panic!("{other:?}: {}", answer.text()),
+        };
+        told.push(step);
+        settled += usize::from(step != "denied");
+        stack.database.settled("acme", settled).await;
+        assert!(spent(&stack, &budget).await <= LIMIT_NANOUSD, "{told:?}");
+        if step == "denied" {
+            let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+            assert!(message.contains(" even by the cheaper model gpt-4o-mini;"), "{message}");
+        }
+    }
+    told.dedup();
+    assert_eq!(told, ["plain", "degraded", "clamped", "denied"]);
+
+    // All at once, some without a cap of their own: then the bound is what the filter writes.
+    let limit = 2 * LIMIT_NANOUSD;
+    change(&stack, &budget, &json!({"limit_usd": usd(limit)})).await;
+    let caps = [Some(400), None, Some(2_000)];
+    let answers = join_all((0..40).map(|number| ask(number, caps[number % caps.len()]))).await;
+    let granted = answers.iter().filter(|answer| answer.status.as_u16() == 200).count();
+    assert!(granted > 0 && granted < answers.len(), "{granted} of {}", answers.len());
+    let (entries, bill) = booked_in_any_order(&stack, settled + granted).await;
+    let total: u64 = bill.iter().map(|billed| billed.amount_nanousd).sum();
+    assert_eq!(u64::try_from(spent(&stack, &budget).await), Ok(total));
+    assert!(spent(&stack, &budget).await <= limit, "{total} of {limit}");
+    for entry in &entries {
+        assert!(entry.cost_nanousd <= entry.held_nanousd, "beyond its bound: {entry:?}");
+    }
     stack.assert_healthy().await;
 }

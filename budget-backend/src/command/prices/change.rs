@@ -7,6 +7,7 @@ use budget_backend::admin::prices as list;
 use budget_backend::prices::plan::{self, Entry, Source, Version};
 use budget_backend::prices::{catalogue, decimal, names, pairs};
 use budget_backend::pricing::book::ANY;
+use budget_backend::pricing::off_peak::OFF_PEAK;
 use budget_backend::pricing::{Alias, Terms};
 use jiff::Timestamp;
 use sqlx::PgConnection;
@@ -34,6 +35,9 @@ pub fn entry(arguments: &SetArguments) -> Result<Entry, String> {
     let mut terms = Terms::default();
     if let Some(text) = &arguments.terms {
         pairs::no_key_twice(text).map_err(|error| format!("--terms: {error}"))?;
+        if !text.trim_start().starts_with('{') {
+            return Err(format!("--terms: expected a JSON object, got {}", names::shown(text)));
+        }
         terms = serde_json::from_str(text).map_err(|error| format!("--terms: {error}"))?;
     }
     for (unit, usd) in named("--unit", &arguments.units)? {
@@ -48,6 +52,8 @@ pub fn entry(arguments: &SetArguments) -> Result<Entry, String> {
         }
     }
     plan::check_terms(&terms).map_err(|problem| format!("--terms: {problem}"))?;
+    // Hours of a discount are what has no known price.
+    let discounted = (!terms.off_peak.is_empty()).then(|| OFF_PEAK.to_owned());
     Ok(Entry {
         provider: arguments.provider.clone(),
         model: arguments.model.clone(),
@@ -55,7 +61,7 @@ pub fn entry(arguments: &SetArguments) -> Result<Entry, String> {
         rates,
         reasons: arguments.reasons,
         terms,
-        unpriced: std::collections::BTreeSet::new(),
+        unpriced: discounted.into_iter().collect(),
         source: Source::Operator,
         note: arguments.note.clone(),
     })
@@ -119,7 +125,7 @@ pub async fn alias(connection: &mut PgConnection, arguments: &AliasArguments) ->
     let target = arguments.to_provider.as_ref().unwrap_or(provider);
     let (book, versions) = book(connection).await?;
     // A target without a price would leave the calls at the ceiling.
-    let known = book.find(target, model, seconds(None)).is_some_and(|price| price.is_known());
+    let known = book.find(target, model, seconds(None)).is_some_and(|price| price.is_priced());
     if !known {
         return Err(wrong(format!("no price of {target} {model} is known; set it first")));
     }

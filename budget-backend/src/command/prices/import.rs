@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use budget_backend::admin::prices as list;
-use budget_backend::prices::litellm;
 use budget_backend::prices::plan::{self, Outcome, Planned, SINCE_EVER_UNIX_S, Source};
+use budget_backend::prices::{ceilings, litellm};
 use jiff::Timestamp;
 use sqlx::PgConnection;
 
@@ -42,15 +42,17 @@ pub async fn import(
     let from = |otherwise: i64| arguments.effective_from.map_or(otherwise, Timestamp::as_second);
     let (added, changed) = (from(SINCE_EVER_UNIX_S), from(seconds(None)));
     let planned = list::add(connection, arguments.dry_run, |versions| {
-        plan::plan(versions, wanted, Source::Import, added, changed)
+        let (planned, entries) = plan::plan(versions, wanted, Source::Import, added, changed);
+        let ceilings = ceilings::raised(versions, &entries, changed.max(seconds(None)));
+        ((planned, ceilings), entries)
     });
-    let planned = planned.await.map_err(failed)?;
+    let (planned, ceilings) = planned.await.map_err(failed)?;
     if arguments.json {
         let prices: Vec<_> = planned.iter().map(planned_json).collect();
         let skipped: BTreeMap<&str, &str> =
             skipped.iter().map(|skipped| (skipped.key.as_str(), skipped.reason.as_str())).collect();
         let document = serde_json::json!({
-            "dry_run": arguments.dry_run, "counts": counts(&planned), "prices": prices, "skipped": skipped,
+            "dry_run": arguments.dry_run, "counts": counts(&planned), "prices": prices, "skipped": skipped, "ceilings": ceilings,
             "ignored_fields": ignored, "rounded_up": rounded_up,
         });
         return say_json(&document).map_err(failed);
@@ -65,6 +67,9 @@ pub async fn import(
         say(format!("ignored field {field} of {entries} entries: no part of a price")).map_err(failed)?;
     }
     say(format!("{} skipped", skipped.len())).map_err(failed)?;
+    for ceiling in &ceilings {
+        say(ceiling).map_err(failed)?;
+    }
     say_planned(&planned, arguments.dry_run)
 }
 

@@ -3,6 +3,7 @@
 use budget_backend::admin::prices as list;
 use budget_backend::prices::figures::size_name;
 use budget_backend::prices::plan::Version;
+use budget_backend::pricing::off_peak;
 use budget_backend::pricing::{CLASSES, PriceMatch, Rates};
 use jiff::Timestamp;
 use purser_protocol::format_usd;
@@ -105,6 +106,9 @@ pub fn say_version(version: &Version, in_force: bool) -> Result<(), String> {
     for (name, rate) in &row.terms.units_nanousd_per_million {
         say(format!("  USD per million {name}: {}", format_usd(*rate)))?;
     }
+    if !row.terms.off_peak.is_empty() {
+        say(format!("  less, by how much isn't kept: {}", off_peak::shown(&row.terms.off_peak)))?;
+    }
     for name in row.unpriced.iter() {
         say(format!("  no known price: {name}"))?;
     }
@@ -136,7 +140,12 @@ pub async fn explain(connection: &mut PgConnection, arguments: &ExplainArguments
         }
         let Some(price) = price else { return Err(failed("the price list is empty")) };
         if price.is_known() || what == "asked for" {
-            let flag = if price.is_known() { "" } else { "; the call is flagged" };
+            let unpriced: Vec<&str> = price.unpriced.iter().map(String::as_str).collect();
+            let flag = match (price.is_known(), unpriced.is_empty()) {
+                (false, _) => "; the call is flagged ceiling".to_owned(),
+                (true, true) => String::new(),
+                (true, false) => format!("; flagged partial where it costs by {}", unpriced.join(", ")),
+            };
             say(format!("matched: {}, priced as {}{flag}", price.matched.as_str(), price.priced_as))
                 .map_err(failed)?;
             say(format!("  rates: {}", rates_text(&price.rates))).map_err(failed)?;

@@ -6,6 +6,8 @@ use super::{FileError, NANO_PER_MILLION, Pairs, Reading, shown, without_place};
 use crate::prices::decimal::{DecimalError, scaled};
 use crate::prices::fields::{self, Field};
 use crate::prices::names;
+use crate::pricing::Rates;
+use crate::pricing::off_peak::{OFF_PEAK, OffPeak};
 
 impl Reading<'_> {
     /// What a search costs depends on how much it brings, which the answer doesn't say: the medium is
@@ -102,46 +104,73 @@ impl Reading<'_> {
         Ok((whole(low)?, whole(high)?))
     }
 
-    /// Lower rates in certain hours. The list price is the dear one and is charged at all hours.
+    /// Lower rates in certain hours. The list price is the dear one and is charged at all hours; which hours
+    /// they are is kept, since calls then are flagged.
     pub(super) fn off_peak(&mut self, field: &str, value: &RawValue) -> Result<(), FileError> {
         let Pairs(pairs) = self.object(field, value)?;
+        let (mut hours, mut zone) = (Vec::new(), String::new());
         for (name, value) in &pairs {
             let place = format!("{field}.{name}");
             match (name.as_str(), fields::field(name, &self.mode)) {
-                ("windows", _) => self.windows(&place, value)?,
-                ("weekday_timezone", _) => drop(self.text(&place, value)?),
-                (_, Field::Rate(..)) => drop(self.number(&place, value, NANO_PER_MILLION)?),
+                ("windows", _) => hours = self.windows(&place, value)?,
+                ("weekday_timezone", _) => {
+                    zone = self.text(&place, value)?;
+                    self.checked(&place, names::check("", &zone))?;
+                }
+                (_, Field::Rate(class, above, tier)) => {
+                    let rate = self.number(&place, value, NANO_PER_MILLION)?;
+                    if (above, tier) == (None, None) {
+                        self.discounted.push((place, class, rate));
+                    }
+                }
                 _ => return Err(self.error(&place, "unknown field")),
             }
         }
-        self.unpriced.insert("off_peak".to_owned());
+        for hours in &mut hours {
+            hours.weekday_zone.clone_from(&zone);
+        }
+        self.terms.off_peak = hours;
+        self.unpriced.insert(OFF_PEAK.to_owned());
         Ok(())
     }
 
-    fn windows(&self, field: &str, value: &RawValue) -> Result<(), FileError> {
+    /// The list price is charged at all hours, so that no hour may be dearer.
+    pub(super) fn check_discount(&self, list: &Rates) -> Result<(), FileError> {
+        let list = list.classes();
+        for (field, class, rate) in &self.discounted {
+            if list.get(*class).is_none_or(|list| rate > list) {
+                return Err(self.error(field, "expected no more than at other hours"));
+            }
+        }
+        Ok(())
+    }
+
+    fn windows(&self, field: &str, value: &RawValue) -> Result<Vec<OffPeak>, FileError> {
         let windows: Vec<&RawValue> = serde_json::from_str(value.get())
             .map_err(|_| self.error(field, format!("expected a list, got {}", shown(value))))?;
+        let mut read = Vec::new();
         for (number, window) in windows.into_iter().enumerate() {
             let place = format!("{field}[{number}]");
+            let mut hours =
+                OffPeak { minutes_utc: Vec::new(), weekdays: Vec::new(), weekday_zone: String::new() };
             for (name, value) in self.object(&place, window)?.0 {
                 let place = format!("{place}.{name}");
-                let text = value.get();
                 let good = match name.as_str() {
-                    "hours_utc" => serde_json::from_str::<String>(text)
-                        .map(|hours| vec![hours])
-                        .or_else(|_| serde_json::from_str::<Vec<String>>(text))
-                        .is_ok_and(|hours| hours.iter().all(|hours| is_hours(hours))),
-                    "weekdays" => serde_json::from_str::<Vec<u8>>(text)
-                        .is_ok_and(|days| days.iter().all(|day| (1..=7).contains(day))),
+                    "hours_utc" => minutes(value.get()).map(|minutes| hours.minutes_utc = minutes),
+                    "weekdays" => serde_json::from_str::<Vec<u8>>(value.get())
+                        .ok()
+                        .filter(|days| days.iter().all(|day| (1..=7).contains(day)))
+                        .map(|days| hours.weekdays = days),
                     _ => return Err(self.error(&place, "unknown field")),
                 };
-                if !good {
+                if good.is_none() {
                     let expected = "expected hours such as \"22:00-06:00\", or weekdays 1 to 7";
                     return Err(self.error(&place, format!("{expected}, got {}", shown(value))));
                 }
             }
+            read.push(hours);
         }
-        Ok(())
+        Ok(read)
     }
 
     /// Of a field that nobody knows, at least that no number in it is below zero.
@@ -209,14 +238,22 @@ impl Reading<'_> {
     }
 }
 
+/// `"22:00-06:00"`, or a list of such, as minutes of the day.
+fn minutes(text: &str) -> Option<Vec<[u16; 2]>> {
+    let one = serde_json::from_str::<String>(text).map(|hours| vec![hours]);
+    let hours = one.or_else(|_| serde_json::from_str::<Vec<String>>(text)).ok()?;
+    hours.iter().map(|hours| span(hours)).collect()
+}
+
 /// `22:00-06:00`.
-fn is_hours(text: &str) -> bool {
-    let is_time = |time: &str| {
+fn span(text: &str) -> Option<[u16; 2]> {
+    let minute = |time: &str| {
         let shaped =
             time.len() == 5 && time.as_bytes().iter().all(|byte| byte.is_ascii_digit() || *byte == b':');
-        let parts =
-            time.split_once(':').and_then(|(hour, minute)| Some((hour.parse().ok()?, minute.parse().ok()?)));
-        shaped && parts.is_some_and(|(hour, minute): (u8, u8)| hour <= 24 && minute < 60)
+        let (hour, minute) = time.split_once(':').filter(|_| shaped)?;
+        let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
+        Some(hour * 60 + minute).filter(|of_day| minute < 60 && *of_day <= 24 * 60)
     };
-    text.split_once('-').is_some_and(|(from, to)| is_time(from) && is_time(to))
+    let (from, to) = text.split_once('-')?;
+    Some([minute(from)?, minute(to)?])
 }

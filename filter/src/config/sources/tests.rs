@@ -30,6 +30,8 @@ fn each_mistake_names_its_path() {
     let org = |sources: &str| format!(r#""identity":{{"org":{sources}}}"#);
     for (more, expected) in [
         (org(r#"[{"spiffe":"ns"}]"#), "identity.org[0].spiffe: expected \"trust_domain\" or \"namespace\" or \"service_account\" or \"id\", got \"ns\"".to_owned()),
+        (org("[]"), "identity.org: expected at least one source, got []; leave the field out for none".to_owned()),
+        (r#""identity":{"org":[]},"lookup":["api_key"]"#.to_owned(), "identity.org: expected at least one source, got []; leave the field out for none".to_owned()),
         (org("[7]"), "identity.org[0]: expected an object, got 7".to_owned()),
         (org("[{}]"), format!("identity.org[0]: {kinds}")),
         (org(r#"{"header":"x-o","constant":"a"}"#), format!("identity.org: {kinds}")),

@@ -147,7 +147,55 @@ fn refusals_before_the_backend_is_asked_leave_nothing() {
     }
     let mut exchange = exchange("");
     let pairs = [(":method", "POST"), (":path", "/v1/chat/completions")];
-    assert_eq!(status(&exchange.request_headers(&headers(&pairs), false, arrival())), 403);
+    assert_eq!(status(&exchange.request_headers(&headers(&pairs), true, arrival())), 403);
+}
+
+#[test]
+fn a_refusal_waits_for_the_end_of_a_body_that_is_not_too_large() {
+    const SMALL: &str = r#","max_request_body_bytes":1024"#;
+    let nobody = vec![(":method", "POST"), (":path", "/v1/chat/completions")];
+    let unknown = vec![(":method", "POST"), (":path", "/v1/videos"), ("x-budget-org", "acme")];
+    let encoded = [("x-budget-org", "acme"), ("content-encoding", "br")];
+    let encoded = [nobody.clone(), encoded.to_vec()].concat();
+    for (pairs, expected) in [(nobody, 403), (unknown, 403), (encoded, 400)] {
+        for (pieces, ends_with_trailers) in
+            [(&[10, 1_024][..], false), (&[10, 1_024], true), (&[10, 1_025], false), (&[], true)]
+        {
+            let mut exchange = exchange(SMALL);
+            assert_eq!(exchange.request_headers(&headers(&pairs), false, arrival()), Step::Pause);
+            let mut step = Step::Pause;
+            for (index, bytes) in pieces.iter().enumerate() {
+                assert_eq!(step, Step::Pause, "{pieces:?}");
+                let is_last = *bytes == 1_024 && index + 1 == pieces.len() && !ends_with_trailers;
+                step = exchange.request_body(*bytes, is_last);
+            }
+            if ends_with_trailers {
+                assert_eq!(step, Step::Pause, "{pieces:?}");
+                step = exchange.request_trailers();
+            }
+            assert_eq!(status(&step), expected, "{pieces:?}");
+            // Once, and nothing goes out whatever else comes.
+            assert_eq!(exchange.request_body(2_000, true), Step::Pause);
+            assert_eq!(exchange.finish(end(0)), None);
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_for_its_body_is_counted() {
+    for (pairs, body, note) in [
+        (vec![], "hello", Note::UnreadableRefused),
+        (vec![("content-encoding", "br")], "", Note::UnreadableRefused),
+        (vec![("content-length", "16777217")], "", Note::TooLarge),
+    ] {
+        let mut exchange = exchange("");
+        if begin(&mut exchange, &pairs, false) == Step::Pause
+            && exchange.request_body(body.len(), true) == Step::ReadBody
+        {
+            exchange.request_complete(body.as_bytes());
+        }
+        assert_eq!(exchange.take_notes(), [note]);
+    }
 }
 
 #[test]
@@ -159,7 +207,10 @@ fn what_is_not_metered_passes_or_is_refused_by_configuration() {
     let request = |config: &str, method: &str, path: &str| {
         let mut exchange = exchange(config);
         let pairs = [(":method", method), (":path", path)];
-        let step = exchange.request_headers(&headers(&pairs), false, arrival());
+        let mut step = exchange.request_headers(&headers(&pairs), false, arrival());
+        if step == Step::Pause {
+            step = exchange.request_body(10, true);
+        }
         (exchange, step)
     };
     let (mut exchange, step) = request("", "GET", "/v1/models");

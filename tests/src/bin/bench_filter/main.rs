@@ -20,7 +20,7 @@ mod subjects;
 use std::path::Path;
 
 use load::{Kind, Subject};
-use report::{Pair, Row};
+use report::{Row, Turn};
 use servers::Servers;
 use subjects::Filter;
 
@@ -40,11 +40,21 @@ struct Settings {
     rounds: usize,
     /// Requests of 1 KB in a round; fewer of what is larger.
     requests: usize,
+    /// Whether another build of the filter takes its turns, too.
+    has_other: bool,
+    /// Whether memory and all loads but the first are left out.
+    only_small: bool,
 }
 
 impl Settings {
     fn of_environment() -> Self {
-        Self { rounds: number("ROUNDS", 7), requests: number("REQUESTS", 3_000) }
+        let is_set = |variable: &str| std::env::var(variable).is_ok_and(|text| !text.is_empty());
+        Self {
+            rounds: number("ROUNDS", 7),
+            requests: number("REQUESTS", 3_000),
+            has_other: is_set("OTHER_WASM"),
+            only_small: is_set("ONLY_SMALL"),
+        }
     }
 
     /// How often a load is asked for in a round.
@@ -81,11 +91,13 @@ async fn run(settings: &Settings) {
     let folder = tempfile::tempdir().expect("a folder for logs");
     let servers = Servers::start(EVENTS).await;
     println!("{}; {} rounds", machine::describe(), settings.rounds);
-    let vm_kib = memory(settings, &servers, folder.path()).await;
+    let vm_kib =
+        if settings.only_small { None } else { Some(memory(settings, &servers, folder.path()).await) };
     let mut subjects = Vec::new();
-    for filter in [Filter::Buffer, Filter::Purser] {
+    let other = settings.has_other.then_some(Filter::Other);
+    for filter in [Filter::Buffer, Filter::Purser].into_iter().chain(other) {
         let envoy = subjects::start(filter, &servers, 1, &folder.path().join(filter.name())).await;
-        subjects.push(Subject { envoy, settles: filter == Filter::Purser });
+        subjects.push(Subject { envoy, settles: filter.settles() });
     }
     let rows = cpu(settings, &servers, &subjects).await;
     // A filter that trapped, or lost a settlement, costs nothing worth knowing.
@@ -95,7 +107,7 @@ async fn run(settings: &Settings) {
     summary(&rows, vm_kib);
 }
 
-/// Both filters in turn, the first one changing, so that neither has the quieter machine.
+/// All filters in turn, the first one changing, so that none has the quieter machine.
 async fn cpu(settings: &Settings, servers: &Servers, subjects: &[Subject]) -> Vec<Row> {
     let kinds = [
         Kind::Plain(1_000),
@@ -106,17 +118,20 @@ async fn cpu(settings: &Settings, servers: &Servers, subjects: &[Subject]) -> Ve
         Kind::ReadStream(EVENTS),
     ];
     let row = |kind: Kind| Row { kind, parts: settings.count(kind) * kind.parts(), rounds: Vec::new() };
-    let mut rows: Vec<Row> = kinds.into_iter().map(row).collect();
+    let count = if settings.only_small { 1 } else { kinds.len() };
+    let mut rows: Vec<Row> = kinds.into_iter().take(count).map(row).collect();
     for round in 0..settings.rounds {
         for row in &mut rows {
             let count = settings.count(row.kind);
-            let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
-            let mut spent_ns = [0; 2];
+            let mut order: Vec<usize> = (0..subjects.len()).collect();
+            order.rotate_left(round % subjects.len());
+            let mut spent_ns = vec![0; subjects.len()];
             for at in order {
                 let all_ns = subjects[at].measure(servers, row.kind, count).await;
                 spent_ns[at] = all_ns / u64::try_from(row.parts).expect("a count");
             }
-            row.rounds.push(Pair { buffer_ns: spent_ns[0], purser_ns: spent_ns[1] });
+            let other_ns = spent_ns.get(2).copied();
+            row.rounds.push(Turn { buffer_ns: spent_ns[0], purser_ns: spent_ns[1], other_ns });
         }
         println!("  round {}: {}", round + 1, machine::describe());
     }
@@ -151,7 +166,7 @@ async fn memory(settings: &Settings, servers: &Servers, folder: &Path) -> i64 {
     each_worker_kib[2] - each_worker_kib[0]
 }
 
-fn summary(rows: &[Row], vm_kib: i64) {
+fn summary(rows: &[Row], vm_kib: Option<i64>) {
     println!("\n{}", report::head().trim_end());
     for row in rows {
         println!("{}", row.line());
@@ -162,6 +177,7 @@ fn summary(rows: &[Row], vm_kib: i64) {
     };
     let wasm_bytes = size(Filter::Purser);
     println!("wasm: {wasm_bytes} bytes ({}: {})", Filter::Buffer.name(), size(Filter::Buffer));
+    let Some(vm_kib) = vm_kib else { return };
     let more = |kind: Kind| rows.iter().find(|row| row.kind == kind).expect("measured").more_ns();
     let (small, large) = (more(Kind::Plain(1_000)), more(Kind::Plain(1_000_000)));
     let chunk = more(Kind::EditedStream(EVENTS)).max(more(Kind::ReadStream(EVENTS)));

@@ -4,16 +4,22 @@ use crate::load::Kind;
 
 /// One round's cost of one part of a load, nanoseconds.
 #[derive(Debug, Clone, Copy)]
-pub struct Pair {
+pub struct Turn {
     /// With the filter that buffers and asks.
     pub buffer_ns: u64,
     /// With Purser.
     pub purser_ns: u64,
+    /// With another build of it.
+    pub other_ns: Option<u64>,
 }
 
-impl Pair {
+impl Turn {
     fn more_ns(self) -> i64 {
         signed(self.purser_ns) - signed(self.buffer_ns)
+    }
+
+    fn other_more_ns(self) -> Option<i64> {
+        Some(signed(self.other_ns?) - signed(self.buffer_ns))
     }
 }
 
@@ -29,27 +35,35 @@ pub struct Row {
     /// Parts of it in a round.
     pub parts: usize,
     /// Each round's.
-    pub rounds: Vec<Pair>,
+    pub rounds: Vec<Turn>,
 }
 
 impl Row {
     /// What Purser took more, in the middle of the rounds, nanoseconds.
     pub fn more_ns(&self) -> i64 {
-        median(self.rounds.iter().map(|pair| pair.more_ns()))
+        median(self.rounds.iter().map(|turn| turn.more_ns()))
+    }
+
+    /// What the other build took more, in the middle of the rounds, nanoseconds.
+    fn other_more_ns(&self) -> Option<i64> {
+        let more: Option<Vec<i64>> = self.rounds.iter().map(|turn| turn.other_more_ns()).collect();
+        more.map(|more| median(more.into_iter()))
     }
 
     /// The row as it is printed.
     pub fn line(&self) -> String {
-        let more: Vec<i64> = self.rounds.iter().map(|pair| pair.more_ns()).collect();
+        let other = self.other_more_ns().map(|ns| format!("; other build {}", us(ns)));
+        let more: Vec<i64> = self.rounds.iter().map(|turn| turn.more_ns()).collect();
         format!(
-            "{:<26} {:>7} {:>14} {:>12} {:>12}   {} to {}",
+            "{:<26} {:>7} {:>14} {:>12} {:>12}   {} to {}{}",
             self.kind.name(),
             self.parts,
-            us(median(self.rounds.iter().map(|pair| signed(pair.buffer_ns)))),
-            us(median(self.rounds.iter().map(|pair| signed(pair.purser_ns)))),
+            us(median(self.rounds.iter().map(|turn| signed(turn.buffer_ns)))),
+            us(median(self.rounds.iter().map(|turn| signed(turn.purser_ns)))),
             us(self.more_ns()),
             us(more.iter().copied().min().unwrap_or_default()),
             us(more.iter().copied().max().unwrap_or_default()),
+            other.unwrap_or_default(),
         )
     }
 }

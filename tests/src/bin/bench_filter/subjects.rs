@@ -19,6 +19,8 @@ pub enum Filter {
     Buffer,
     /// Purser's.
     Purser,
+    /// Another build of Purser's, from `OTHER_WASM`.
+    Other,
 }
 
 impl Filter {
@@ -28,7 +30,13 @@ impl Filter {
             Self::None => "no filter",
             Self::Buffer => "buffers and asks",
             Self::Purser => "Purser",
+            Self::Other => "other build",
         }
+    }
+
+    /// Whether it settles calls.
+    pub const fn settles(self) -> bool {
+        matches!(self, Self::Purser | Self::Other)
     }
 
     /// Its module.
@@ -38,6 +46,7 @@ impl Filter {
             Self::None => None,
             Self::Buffer => Some(purser.with_file_name("bench_floor.wasm")),
             Self::Purser => Some(purser),
+            Self::Other => Some(PathBuf::from(environment("OTHER_WASM"))),
         }
     }
 }
@@ -58,9 +67,9 @@ fn config(filter: Filter, backend: SocketAddr, upstream: SocketAddr, workers: u8
     };
     match filter {
         Filter::Purser => {}
-        Filter::Buffer => {
+        Filter::Buffer | Filter::Other => {
             let path = |filter: Filter| format!("filename: {:?}", filter.wasm().expect("a module"));
-            config.edits.push((path(Filter::Purser), path(Filter::Buffer), Times::Once));
+            config.edits.push((path(Filter::Purser), path(filter), Times::Once));
         }
         Filter::None => {
             config.edits.clear();
