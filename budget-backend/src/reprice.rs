@@ -292,17 +292,21 @@ fn write(transaction: &mut Transaction<'_>, entries: Vec<NewEntry>) -> Result<()
             change.spent_nanousd = change.spent_nanousd.saturating_add(entry.cost_nanousd);
         }
     }
-    let keys: BTreeSet<CounterKey> = effects.changes.keys().cloned().collect();
-    let k = KeyColumns::new(&keys);
-    transaction.query(LOCK_COUNTERS, &[&k.orgs, &k.budget_ids, &k.subjects, &k.periods])?;
     let now_unix_us: i64 =
         transaction.query_one("select (extract(epoch from now()) * 1000000)::bigint", &[])?.try_get(0)?;
     effects.entries = entries;
-    let parameters = records::WriteRows::of(&effects, now_unix_us).map_err(RepriceError::Data)?;
-    transaction.execute(records::WRITE, &parameters.parameters())?;
+    let records = records::entries(&effects.entries, now_unix_us).map_err(RepriceError::Data)?;
+    let entered = transaction.execute(records::ENTER, &[&Json(&records)])?;
+    if usize::try_from(entered) != Ok(records.len()) {
+        return Err(RepriceError::Data("a call got another entry meanwhile; run it again".to_owned()));
+    }
     let hours = rollup::hours(&effects.entries).map_err(RepriceError::Data)?;
     let days = rollup::days(&effects.entries).map_err(RepriceError::Data)?;
     let none = Json(Vec::<rollup::LengthRecord>::new());
     transaction.execute(rollup::ADD, &[&Json(&hours), &Json(&days), &none, &rollup::HALVE_ABOVE])?;
+    let keys: BTreeSet<CounterKey> = effects.changes.keys().cloned().collect();
+    let k = KeyColumns::new(&keys);
+    transaction.query(LOCK_COUNTERS, &[&k.orgs, &k.budget_ids, &k.subjects, &k.periods])?;
+    transaction.execute(records::CHANGE, &records::ChangeRows::of(&effects).parameters())?;
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! The text that locks and makes counters, for both ways to the database, and why no two writers can
 //! wait for each other in a circle.
 //!
-//! Every writer takes its locks in one order: day locks by key, counters by primary key, holds by
-//! primary key, summary rows by primary key (hours, then days), lengths of answers by key, counts of
-//! verdicts by key. A lane takes counters and inserts holds; the tracker takes all of them; a top-up
-//! takes one counter; the aggregator takes one day lock and its summary rows; a repair takes counters.
+//! Every writer takes its locks in one order: day locks by key, ledger entries by key, summary rows by
+//! primary key (hours, then days), lengths of answers by key, counters by primary key, holds by primary
+//! key; counts of verdicts are written by themselves. A lane takes counters and inserts holds; the tracker
+//! takes all of them; a repricing all but holds; a top-up takes one counter; the aggregator takes one day
+//! lock and its summary rows; a repair takes counters. Counters come late, because lanes wait for them.
 //! Counters that don't exist yet are inserted first, sorted, in a transaction of their own: inserting
 //! while other counters are locked would take locks out of order. Hot tables carry no foreign keys,
 //! which would lock rows in an order of their own.

@@ -301,7 +301,13 @@ impl Lane {
         }
         let holds = batch.new_holds(terms, &decisions);
         if holds.is_empty() {
-            session.roll_back().await?;
+            // What another wrote and has not told anybody yet must not be told by a repeat.
+            let tells = |decision: &Decision| matches!(decision, Decision::Repeated(_) | Decision::Closed);
+            if decisions.iter().any(tells) {
+                session.roll_back_and_flush().await?;
+            } else {
+                session.roll_back().await?;
+            }
             return Ok(Some(decisions));
         }
         let written = session.write(&holds, locked.now_unix_us, self.hold_ttl_s).await?;

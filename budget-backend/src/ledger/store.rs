@@ -128,7 +128,7 @@ impl Session {
         Ok(locked)
     }
 
-    /// Raises the counters, opens the holds, and commits.
+    /// Raises the counters, opens the holds, and commits; comes back when that is durable.
     pub async fn write(
         &mut self,
         holds: &[NewHold<'_>],
@@ -144,6 +144,12 @@ impl Session {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Ends the transaction without having changed anything; comes back when what it saw is durable.
+    pub async fn roll_back_and_flush(&mut self) -> sqlx::Result<()> {
+        let sql = format!("rollback; {FLUSH}");
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *self.0).await.map(drop)
     }
 
     /// Ends the transaction without having changed anything.
@@ -279,9 +285,16 @@ fn write_message(raises: &str, holds: &str, held_at_unix_us: i64, hold_ttl_s: i6
                       output_cap_tokens bigint, clamped boolean),
                 (values (timestamptz 'epoch' + {held_at_unix_us} * interval '1 microsecond')) as t (held_at)
           order by h.org, h.hold_id;
-         commit"
+         set local synchronous_commit = off;
+         commit;
+         {FLUSH}"
     )
 }
+
+/// Comes back when all that was committed before is on the disk. A batch commits without waiting for that,
+/// so that its locks are free meanwhile, and is answered after it. Whoever saw its rows in between commits
+/// later in the same log, and so can't outlive it.
+const FLUSH: &str = "select pg_logical_emit_message(true, 'purser', '')";
 
 /// Makes missing counters, in a transaction of its own.
 pub async fn insert_counters(conn: impl PgExecutor<'_>, keys: &BTreeSet<CounterKey>) -> sqlx::Result<()> {

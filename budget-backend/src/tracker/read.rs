@@ -256,18 +256,81 @@ pub fn counter_keys(needs: &Needs<'_>, rows: &Rows) -> BTreeSet<CounterKey> {
         .collect()
 }
 
-/// Locks the counters and gives back those that don't exist yet.
+/// What a batch found when it locked its rows.
+pub enum Locked {
+    /// The holds are as they were read, and all counters are there.
+    All,
+    /// These counters don't exist.
+    Missing(BTreeSet<CounterKey>),
+    /// A hold is another by now, came or went.
+    Changed,
+}
+
+/// Locks counters, then holds, each in key order: `$1` to `$4` as in [`KeyColumns`], `$5` and `$6` the ids.
+/// Holds are joined with the number of counters, which is there when these are locked.
+const LOCK: &str = "
+    with counters as materialized (
+        select from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) as k (org, budget_id, subject, period_unix_s)
+          join budget_counters c on c.org = k.org and c.budget_id = k.budget_id and c.subject = k.subject
+                                and c.period_start = to_timestamp(k.period_unix_s)
+         order by c.org, c.budget_id, c.subject, c.period_start
+           for update of c
+    ), counted as materialized (
+        select count(*) as counters from counters
+    ), ids as materialized (
+        select h.org, h.hold_id, h.state, (extract(epoch from h.held_at) * 1000000)::bigint as held_at_us,
+               (extract(epoch from h.expires_at) * 1000000)::bigint as expires_at_us
+          from counted cross join unnest($5::text[], $6::uuid[]) as k (org, hold_id)
+          join holds h on h.org = k.org and h.hold_id = k.hold_id
+         order by h.org, h.hold_id
+           for update of h
+    )
+    select counted.counters, ids.* from counted left join ids on true";
+
+/// Locks counters and holds, and compares the holds with what was read without a lock. From here on the
+/// lanes wait: what can be done before, is.
 ///
 /// # Errors
 /// [`StepError`].
-pub fn lock_counters(
+pub fn lock(
+    open: &mut Open<'_>,
+    counters: &BTreeSet<CounterKey>,
+    needs: &Needs<'_>,
+    rows: &Rows,
+) -> Result<Locked, StepError> {
+    let k = KeyColumns::new(counters);
+    let (orgs, ids) = needs.columns();
+    let mut counted: i64 = 0;
+    let mut found = 0_usize;
+    for row in open.query(LOCK, &[&k.orgs, &k.budget_ids, &k.subjects, &k.periods, &orgs, &ids])? {
+        counted = row.try_get("counters")?;
+        let Some(org) = row.try_get("org")? else { continue };
+        let key: HoldKey = (org, row.try_get("hold_id")?);
+        let name: &str = row.try_get("state")?;
+        let state = (name, row.try_get("held_at_us")?, row.try_get("expires_at_us")?);
+        let same = |hold: &HoldRow| {
+            !hold.dropped && (hold.state.as_str(), hold.held_at_unix_us, hold.expires_at_unix_us) == state
+        };
+        if !rows.holds.get(&key).is_some_and(same) {
+            return Ok(Locked::Changed);
+        }
+        found = found.saturating_add(1);
+    }
+    if found != rows.holds.values().filter(|hold| !hold.dropped).count() {
+        return Ok(Locked::Changed);
+    }
+    if usize::try_from(counted) != Ok(counters.len()) {
+        return missing_counters(open, counters).map(Locked::Missing);
+    }
+    Ok(Locked::All)
+}
+
+/// Which of these counters don't exist; the others are locked already.
+fn missing_counters(
     open: &mut Open<'_>,
     keys: &BTreeSet<CounterKey>,
 ) -> Result<BTreeSet<CounterKey>, StepError> {
     let mut missing = keys.clone();
-    if missing.is_empty() {
-        return Ok(missing);
-    }
     let k = KeyColumns::new(keys);
     for row in open.query(LOCK_COUNTERS, &[&k.orgs, &k.budget_ids, &k.subjects, &k.periods])? {
         let counter = CounterRef {
@@ -280,37 +343,8 @@ pub fn lock_counters(
     Ok(missing)
 }
 
-const LOCK_HOLDS: &str = "
-    select h.org, h.hold_id, h.state, (extract(epoch from h.held_at) * 1000000)::bigint as held_at_us,
-           (extract(epoch from h.expires_at) * 1000000)::bigint as expires_at_us
-      from unnest($1::text[], $2::uuid[]) as k (org, hold_id)
-      join holds h on h.org = k.org and h.hold_id = k.hold_id
-     order by h.org, h.hold_id
-       for update of h";
-
-/// Locks the holds and takes over what may have changed in them since they were read; `false` when
-/// other rows exist than then.
-///
-/// # Errors
-/// [`StepError`].
-pub fn lock_holds(open: &mut Open<'_>, needs: &Needs<'_>, rows: &mut Rows) -> Result<bool, StepError> {
-    let (orgs, ids) = needs.columns();
-    let mut found = 0_usize;
-    for row in open.query(LOCK_HOLDS, &[&orgs, &ids])? {
-        let key: HoldKey = (row.try_get("org")?, row.try_get("hold_id")?);
-        let held_at_unix_us: i64 = row.try_get("held_at_us")?;
-        let same = |hold: &&mut HoldRow| !hold.dropped && hold.held_at_unix_us == held_at_unix_us;
-        let Some(hold) = rows.holds.get_mut(&key).filter(same) else { return Ok(false) };
-        let name: &str = row.try_get("state")?;
-        hold.state =
-            HoldState::parse(name).ok_or_else(|| StepError::Data(format!("unknown hold state {name}")))?;
-        hold.expires_at_unix_us = row.try_get("expires_at_us")?;
-        found = found.saturating_add(1);
-    }
-    Ok(found == rows.holds.values().filter(|hold| !hold.dropped).count())
-}
-
-/// Reads how many entries the ids have. After the locks: nobody else adds to them now.
+/// Reads how many entries the ids have. Whoever adds to them changes the hold's row as well, or takes the
+/// number of one that is added here; so that what is old by then is found out under the locks.
 ///
 /// # Errors
 /// [`StepError`].

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use postgres::types::{Json, ToSql};
+use postgres::types::ToSql;
 use purser_protocol::Usage;
 use serde::Serialize;
 use uuid::Uuid;
@@ -166,80 +166,79 @@ pub fn entries(entries: &[NewEntry], now_unix_us: i64) -> Result<Vec<EntryRecord
         .collect()
 }
 
-/// Changes holds, adds ledger entries, and changes counters. All rows it changes are locked already,
-/// so that the order within it doesn't matter.
-pub const WRITE: &str = "
+/// Adds ledger entries in key order; those whose number is taken already are not added, which the number of
+/// rows tells.
+pub const ENTER: &str = "
+    insert into llm_requests (org, hold_id, entry, team, user_name, provider, api, model, answered_model,
+        priced_as, price_match, price_effective_from, response_id, cost_nanousd, held_nanousd, cause, admission,
+        usage_quality, input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
+        output_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens, image_input_tokens,
+        image_output_tokens, units, service_tier, price_id, price_flag, unpriced, reported_cost_nanousd,
+        stream, http_status, ending, duration_ms, first_byte_ms, occurred_at, recorded_at, counters, tags,
+        override_id, asked_model, clamped_to_tokens)
+    select org, hold_id, entry, team, user_name, provider, api, model, answered_model,
+        priced_as, price_match, price_effective_from, response_id, cost_nanousd, held_nanousd, cause, admission,
+        usage_quality, input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
+        output_tokens, reasoning_tokens, coalesce(audio_input_tokens, 0), coalesce(audio_output_tokens, 0),
+        coalesce(image_input_tokens, 0), coalesce(image_output_tokens, 0), units, service_tier, price_id,
+        price_flag, unpriced, reported_cost_nanousd,
+        stream, http_status, ending, duration_ms, first_byte_ms, occurred_at, recorded_at, counters, tags,
+        override_id, asked_model, clamped_to_tokens
+      from jsonb_populate_recordset(null::llm_requests, $1)
+     order by org, hold_id, entry
+    on conflict do nothing";
+
+/// Changes holds and counters. All of them are locked already, so that the order within it doesn't matter.
+pub const CHANGE: &str = "
     with changed as (
         update holds h
            set state = k.state, expires_at = timestamptz 'epoch' + k.expires_us * interval '1 microsecond',
                closed_at = case when k.state <> 'open' then now() end
           from unnest($1::text[], $2::uuid[], $3::text[], $4::bigint[]) as k (org, hold_id, state, expires_us)
          where h.org = k.org and h.hold_id = k.hold_id
-    ), entered as (
-        insert into llm_requests (org, hold_id, entry, team, user_name, provider, api, model, answered_model,
-            priced_as, price_match, price_effective_from, response_id, cost_nanousd, held_nanousd, cause, admission,
-            usage_quality, input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
-            output_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens, image_input_tokens,
-            image_output_tokens, units, service_tier, price_id, price_flag, unpriced, reported_cost_nanousd,
-            stream, http_status, ending, duration_ms, first_byte_ms, occurred_at, recorded_at, counters, tags,
-            override_id, asked_model, clamped_to_tokens)
-        select org, hold_id, entry, team, user_name, provider, api, model, answered_model,
-            priced_as, price_match, price_effective_from, response_id, cost_nanousd, held_nanousd, cause, admission,
-            usage_quality, input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
-            output_tokens, reasoning_tokens, coalesce(audio_input_tokens, 0), coalesce(audio_output_tokens, 0),
-            coalesce(image_input_tokens, 0), coalesce(image_output_tokens, 0), units, service_tier, price_id,
-            price_flag, unpriced, reported_cost_nanousd,
-            stream, http_status, ending, duration_ms, first_byte_ms, occurred_at, recorded_at, counters, tags,
-            override_id, asked_model, clamped_to_tokens
-          from jsonb_populate_recordset(null::llm_requests, $5)
     )
     update budget_counters c
        set spent_nanousd = c.spent_nanousd + k.spent, held_nanousd = c.held_nanousd + k.held
-      from unnest($6::text[], $7::bigint[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[])
+      from unnest($5::text[], $6::bigint[], $7::text[], $8::bigint[], $9::bigint[], $10::bigint[])
            as k (org, budget_id, subject, period_unix_s, spent, held)
      where c.org = k.org and c.budget_id = k.budget_id and c.subject = k.subject
        and c.period_start = to_timestamp(k.period_unix_s)";
 
-/// The parameters of [`WRITE`].
-pub struct WriteRows<'a> {
+/// The parameters of [`CHANGE`].
+pub struct ChangeRows<'a> {
     orgs: Vec<&'a str>,
     ids: Vec<Uuid>,
     states: Vec<&'static str>,
     expiries: Vec<i64>,
-    entries: Json<Vec<EntryRecord<'a>>>,
     counters: KeyColumns<'a>,
     spent: Vec<i64>,
     held: Vec<i64>,
 }
 
-impl<'a> WriteRows<'a> {
+impl<'a> ChangeRows<'a> {
     /// Of some effects.
-    ///
-    /// # Errors
-    /// The text of what can't be stored: an instant outside the calendar.
-    pub fn of(effects: &'a Effects, now_unix_us: i64) -> Result<Self, String> {
+    #[must_use]
+    pub fn of(effects: &'a Effects) -> Self {
         let (orgs, ids) = effects.updates.keys().map(|(org, id)| (org.as_str(), *id)).unzip();
-        Ok(Self {
+        Self {
             orgs,
             ids,
             states: effects.updates.values().map(|update| update.state.as_str()).collect(),
             expiries: effects.updates.values().map(|update| update.expires_at_unix_us).collect(),
-            entries: Json(entries(&effects.entries, now_unix_us)?),
             counters: KeyColumns::new(effects.changes.keys()),
             spent: effects.changes.values().map(|change| change.spent_nanousd).collect(),
             held: effects.changes.values().map(|change| change.held_nanousd).collect(),
-        })
+        }
     }
 
     /// In the statement's order.
     #[must_use]
-    pub fn parameters(&self) -> [&(dyn ToSql + Sync); 11] {
+    pub fn parameters(&self) -> [&(dyn ToSql + Sync); 10] {
         [
             &self.orgs,
             &self.ids,
             &self.states,
             &self.expiries,
-            &self.entries,
             &self.counters.orgs,
             &self.counters.budget_ids,
             &self.counters.subjects,

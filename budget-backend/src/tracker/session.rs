@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use postgres::types::ToSql;
-use postgres::{Client, Error, Row, Statement, Transaction};
+use postgres::{Client, Error, Row, Statement};
 
 use crate::db::{ConnectError, SyncConfig};
 
@@ -34,7 +34,8 @@ impl Session {
     /// # Errors
     /// The database's.
     pub fn begin(&mut self) -> Result<Open<'_>, Error> {
-        Ok(Open { transaction: self.client.transaction()?, statements: &mut self.statements })
+        self.client.batch_execute("begin")?;
+        Ok(Open { client: &mut self.client, statements: &mut self.statements, running: true })
     }
 
     /// Runs a statement in a transaction of its own; gives the number of rows touched.
@@ -56,29 +57,26 @@ impl Session {
     }
 
     fn prepared(&mut self, sql: &'static str) -> Result<Statement, Error> {
-        if let Some(statement) = self.statements.get(sql) {
-            return Ok(statement.clone());
-        }
-        let statement = self.client.prepare(sql)?;
-        self.statements.insert(sql, statement.clone());
-        Ok(statement)
+        prepared(&mut self.client, &mut self.statements, sql)
     }
 }
 
-/// A running transaction.
+/// Ends a transaction so that its locks are free before its record is on the disk, and then waits until
+/// it is: what comes after it in the log is written durably, and with it all that came before. Whoever
+/// saw its rows meanwhile commits later in the same log, and so can't outlive it.
+pub const COMMIT_AND_FLUSH: &str =
+    "set local synchronous_commit = off; commit; select pg_logical_emit_message(true, 'purser', '')";
+
+/// A running transaction; dropped without a commit, it is rolled back.
 pub struct Open<'a> {
-    transaction: Transaction<'a>,
+    client: &'a mut Client,
     statements: &'a mut Statements,
+    running: bool,
 }
 
 impl Open<'_> {
     fn prepared(&mut self, sql: &'static str) -> Result<Statement, Error> {
-        if let Some(statement) = self.statements.get(sql) {
-            return Ok(statement.clone());
-        }
-        let statement = self.transaction.prepare(sql)?;
-        self.statements.insert(sql, statement.clone());
-        Ok(statement)
+        prepared(self.client, self.statements, sql)
     }
 
     /// Runs a statement; gives the number of rows touched.
@@ -87,7 +85,7 @@ impl Open<'_> {
     /// The database's.
     pub fn execute(&mut self, sql: &'static str, params: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
         let statement = self.prepared(sql)?;
-        self.transaction.execute(&statement, params)
+        self.client.execute(&statement, params)
     }
 
     /// Runs a query.
@@ -96,22 +94,43 @@ impl Open<'_> {
     /// The database's.
     pub fn query(&mut self, sql: &'static str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
         let statement = self.prepared(sql)?;
-        self.transaction.query(&statement, params)
+        self.client.query(&statement, params)
     }
 
-    /// Commits.
+    /// Commits; comes back when that is durable.
     ///
     /// # Errors
     /// The database's; the transaction may have been committed all the same when the connection broke.
-    pub fn commit(self) -> Result<(), Error> {
-        self.transaction.commit()
+    pub fn commit(mut self) -> Result<(), Error> {
+        self.client.batch_execute(COMMIT_AND_FLUSH)?;
+        self.running = false;
+        Ok(())
     }
 
     /// Rolls back.
     ///
     /// # Errors
     /// The database's.
-    pub fn rollback(self) -> Result<(), Error> {
-        self.transaction.rollback()
+    pub fn rollback(mut self) -> Result<(), Error> {
+        self.running = false;
+        self.client.batch_execute("rollback")
     }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if self.running {
+            // A connection on which even this fails is closed, and its transaction with it.
+            let _broken = self.client.batch_execute("rollback");
+        }
+    }
+}
+
+fn prepared(client: &mut Client, statements: &mut Statements, sql: &'static str) -> Result<Statement, Error> {
+    if let Some(statement) = statements.get(sql) {
+        return Ok(statement.clone());
+    }
+    let statement = client.prepare(sql)?;
+    statements.insert(sql, statement.clone());
+    Ok(statement)
 }

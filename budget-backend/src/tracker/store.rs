@@ -4,22 +4,29 @@
 //! Every writer of these tables takes its locks in this order, and within a kind sorted by key:
 //! 1. the days it charges to, shared (an advisory lock on the org's hash and the UTC day; whoever
 //!    recomputes a day takes it alone);
-//! 2. counters;
-//! 3. holds;
-//! 4. rows of `usage_hourly`, then of `cost_daily_summary`;
-//! 5. rows of `output_lengths`.
+//! 2. ledger entries, as their keys are taken;
+//! 3. rows of `usage_hourly`, then of `cost_daily_summary`;
+//! 4. rows of `output_lengths`;
+//! 5. counters;
+//! 6. holds.
 //!
 //! To wait for each other in a circle, one of them would have to wait for a lock while it holds one
 //! that comes later in this order; nobody does. So no deadlock is possible. Rows that are inserted keep
 //! to it too: missing counters are made before, in a transaction of their own that holds nothing else;
 //! tombstones are made after the holds that exist are locked, in key order as lanes make holds, so that
-//! who makes one waits for others who make some and for nobody else; a ledger entry's key is guarded by
-//! its hold's row. Which days and counters a batch needs is read before any row is locked; if the rows
-//! turn out to be others under the locks, nothing is written and the batch starts again.
+//! who makes one waits for others who make some and for nobody else.
 //!
-//! Round trips of a usual batch, however many items it has: begin, read and lock days, lock counters,
-//! lock holds, read entries, write, add to the rollup, commit. One more each for settlements without a
-//! hold (their budgets) and for rows to make; statements are prepared once per connection.
+//! Lanes wait for counters and for nothing else of this, so counters come as late as they can. What a
+//! batch does is worked out from rows read without a lock, and entries and summaries are written; then the
+//! counters and holds are locked, the holds are compared with what was read, and the changes are written
+//! and committed. If the rows turn out to be others under the locks, or an entry's number is taken by
+//! then, nothing is written and the batch starts again. The locks don't wait for the disk either
+//! ([`session::COMMIT_AND_FLUSH`](super::session::COMMIT_AND_FLUSH)).
+//!
+//! Round trips of a usual batch, however many items it has: begin, read and lock days, read entries, write
+//! entries, add to the rollup, lock, change, commit; the last three with counters locked. One more each for
+//! settlements without a hold (their budgets) and for rows to make; statements are prepared once per
+//! connection.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -30,8 +37,8 @@ use uuid::Uuid;
 
 use super::fold::fold;
 use super::model::{Effects, HoldKey, Item, NewEntry};
-use super::read::{self, Days, Needs};
-use super::records::{self, HoldRecord, WriteRows};
+use super::read::{self, Days, Locked, Needs, Unlocked};
+use super::records::{self, ChangeRows, HoldRecord};
 use super::rollup;
 use super::session::{Open, Session};
 use crate::ledger::counters::{INSERT_COUNTERS, KeyColumns};
@@ -122,22 +129,22 @@ fn attempt(
     hold_ttl_s: i64,
     made: &BTreeSet<CounterKey>,
 ) -> Result<Attempt, StepError> {
-    let read::Unlocked { mut rows, days } = read::read(open, needs)?;
-    let missing = read::lock_counters(open, &read::counter_keys(needs, &rows))?;
-    if !missing.is_subset(made) {
-        return Ok(Attempt::Missing(missing));
-    }
-    if !read::lock_holds(open, needs, &mut rows)? {
-        return Ok(Attempt::Changed);
-    }
+    let Unlocked { mut rows, days } = read::read(open, needs)?;
     rows.entries = read::read_entries(open, needs)?;
     rows.hold_ttl_s = hold_ttl_s;
+    let counters = read::counter_keys(needs, &rows);
+    let mut under_way = rows.clone();
     let mut effects = Effects::default();
-    let outcomes = items.iter().map(|(key, item)| fold(key, item, &mut rows, &mut effects)).collect();
-    if !charges_only(&effects, &days) {
+    let outcomes = items.iter().map(|(key, item)| fold(key, item, &mut under_way, &mut effects)).collect();
+    if !charges_only(&effects, &days) || !enter(open, &effects, rows.now_unix_us)? {
         return Ok(Attempt::Changed);
     }
-    let written = write(open, &effects, rows.now_unix_us)?;
+    match read::lock(open, &counters, needs, &rows)? {
+        Locked::Missing(missing) if !missing.is_subset(made) => return Ok(Attempt::Missing(missing)),
+        Locked::Changed => return Ok(Attempt::Changed),
+        Locked::All | Locked::Missing(_) => {}
+    }
+    let written = change(open, &effects)?;
     if written { Ok(Attempt::Done(outcomes, effects.entries)) } else { Ok(Attempt::Changed) }
 }
 
@@ -155,8 +162,33 @@ fn insert_counters(session: &mut Session, keys: &BTreeSet<CounterKey>) -> Result
     Ok(())
 }
 
-/// Writes the effects; `false` when an id got a row meanwhile.
-fn write(open: &mut Open<'_>, effects: &Effects, now_unix_us: i64) -> Result<bool, StepError> {
+/// Writes what nobody on the hot path waits for: entries and what they add up to; `false` when a number of
+/// an entry was taken meanwhile.
+fn enter(open: &mut Open<'_>, effects: &Effects, now_unix_us: i64) -> Result<bool, StepError> {
+    if effects.entries.is_empty() {
+        return Ok(true);
+    }
+    let entries = records::entries(&effects.entries, now_unix_us).map_err(StepError::Data)?;
+    let entered = open.execute(records::ENTER, &[&Json(&entries)])?;
+    if usize::try_from(entered) != Ok(entries.len()) {
+        return Ok(false);
+    }
+    let hours = rollup::hours(&effects.entries).map_err(StepError::Data)?;
+    let days = rollup::days(&effects.entries).map_err(StepError::Data)?;
+    let lengths = rollup::lengths(&effects.entries);
+    open.execute(rollup::ADD, &[&Json(&hours), &Json(&days), &Json(&lengths), &rollup::HALVE_ABOVE])?;
+    Ok(true)
+}
+
+/// Changes what is locked; `false` when an id got a row meanwhile.
+fn change(open: &mut Open<'_>, effects: &Effects) -> Result<bool, StepError> {
+    for ((org, id), quarantined) in &effects.quarantined {
+        open.execute(
+            "insert into quarantined_settlements (org, hold_id, reason, item) values ($1, $2, $3, $4)
+             on conflict do nothing",
+            &[org, id, &quarantined.reason, &quarantined.item],
+        )?;
+    }
     if !effects.tombstones.is_empty() {
         let tombstones = effects.tombstones.iter().map(|(key, row)| HoldRecord::new(key, row));
         let tombstones = tombstones.collect::<Result<Vec<_>, _>>().map_err(StepError::Data)?;
@@ -165,29 +197,10 @@ fn write(open: &mut Open<'_>, effects: &Effects, now_unix_us: i64) -> Result<boo
             return Ok(false);
         }
     }
-    if !(effects.updates.is_empty() && effects.entries.is_empty() && effects.changes.is_empty()) {
-        write_rows(open, effects, now_unix_us)?;
-    }
-    if !effects.entries.is_empty() {
-        let hours = rollup::hours(&effects.entries).map_err(StepError::Data)?;
-        let days = rollup::days(&effects.entries).map_err(StepError::Data)?;
-        let lengths = rollup::lengths(&effects.entries);
-        open.execute(rollup::ADD, &[&Json(&hours), &Json(&days), &Json(&lengths), &rollup::HALVE_ABOVE])?;
-    }
-    for ((org, id), quarantined) in &effects.quarantined {
-        open.execute(
-            "insert into quarantined_settlements (org, hold_id, reason, item) values ($1, $2, $3, $4)
-             on conflict do nothing",
-            &[org, id, &quarantined.reason, &quarantined.item],
-        )?;
+    if !(effects.updates.is_empty() && effects.changes.is_empty()) {
+        open.execute(records::CHANGE, &ChangeRows::of(effects).parameters())?;
     }
     Ok(true)
-}
-
-fn write_rows(open: &mut Open<'_>, effects: &Effects, now_unix_us: i64) -> Result<(), StepError> {
-    let rows = WriteRows::of(effects, now_unix_us).map_err(StepError::Data)?;
-    open.execute(records::WRITE, &rows.parameters())?;
-    Ok(())
 }
 
 /// An open hold whose time is up, and its place in their order.

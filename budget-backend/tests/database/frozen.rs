@@ -119,11 +119,13 @@ async fn replica_pool(pool: &PgPool) -> PgPool {
     db::connect(&config).await.unwrap()
 }
 
-/// Sessions that hold counters and wait for their process; what else a backend does may sit idle too.
+/// Sessions that have locked counters and wait for their process; what else a backend does, such as reading
+/// them for alerts, may sit idle too.
 const IDLE_IN_TRANSACTION: &str = "select count(*) from pg_stat_activity a
      where a.datname = current_database() and a.application_name = 'purser-checks'
        and a.state = 'idle in transaction'
-       and exists (select from pg_locks l where l.pid = a.pid and l.relation = 'budget_counters'::regclass)";
+       and exists (select from pg_locks l where l.pid = a.pid and l.relation = 'budget_counters'::regclass
+                          and l.mode = 'RowShareLock')";
 
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
 async fn a_replica_that_freezes_between_lock_and_commit_loses_its_locks(pool: PgPool) {

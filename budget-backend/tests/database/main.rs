@@ -25,6 +25,7 @@ mod hostile;
 mod hostile_http2;
 mod identities;
 mod ladder;
+mod late_locks;
 mod learned;
 mod lint;
 mod maintain;
