@@ -1,19 +1,27 @@
 //! Says once per model, in the log, that calls of it are not priced by a known price.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::pricing::cost::UNTOLD_USAGE;
 
-/// Most models remembered; beyond them it is silent, since the ledger has each call's flag.
+/// Most models remembered; beyond them the one said longest ago is forgotten, and said again when it is met.
 const MAX_MODELS: usize = 1_000;
 
 /// What was said already. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Flagged(Arc<Mutex<BTreeSet<Said>>>);
+pub struct Flagged(Arc<Mutex<Recent>>);
 
 /// Provider, model, flag.
 type Said = (String, String, &'static str);
+
+/// What was said lately.
+#[derive(Debug, Default)]
+struct Recent {
+    said: BTreeSet<Said>,
+    /// The same, the oldest first.
+    order: VecDeque<Said>,
+}
 
 impl Flagged {
     /// Warns of a model, unless it did before. `flag` as in the ledger; empty flags say nothing, nor do
@@ -34,8 +42,18 @@ impl Flagged {
     }
 
     fn is_new(&self, provider: &str, model: &str, flag: &'static str) -> bool {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        said.len() < MAX_MODELS && said.insert((provider.to_owned(), model.to_owned(), flag))
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = (provider.to_owned(), model.to_owned(), flag);
+        if !recent.said.insert(said.clone()) {
+            return false;
+        }
+        recent.order.push_back(said);
+        if recent.order.len() > MAX_MODELS
+            && let Some(oldest) = recent.order.pop_front()
+        {
+            recent.said.remove(&oldest);
+        }
+        true
     }
 }
 
@@ -44,14 +62,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_model_is_said_once_per_flag_and_no_more_than_so_many() {
+    fn a_model_is_said_once_per_flag_and_the_oldest_is_forgotten() {
         let flagged = Flagged::default();
         assert!(flagged.is_new("openai", "gpt-x", "ceiling"));
         assert!(!flagged.is_new("openai", "gpt-x", "ceiling"));
         assert!(flagged.is_new("openai", "gpt-x", "partial") && flagged.is_new("azure", "gpt-x", "ceiling"));
         for number in 0..2 * MAX_MODELS {
-            flagged.is_new("openai", &number.to_string(), "ceiling");
+            assert!(flagged.is_new("openai", &number.to_string(), "ceiling"), "{number}");
         }
+        // A real model is still said after any number of made-up ones, and no more are kept than so many.
+        assert!(flagged.is_new("openai", "one-more", "ceiling"));
         assert!(!flagged.is_new("openai", "one-more", "ceiling"));
+        assert!(flagged.is_new("openai", "gpt-x", "ceiling"), "forgotten");
+        let recent = flagged.0.lock().unwrap();
+        assert_eq!((recent.said.len(), recent.order.len()), (MAX_MODELS, MAX_MODELS));
     }
 }

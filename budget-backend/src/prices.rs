@@ -10,3 +10,4 @@ pub mod litellm;
 pub mod names;
 pub mod pairs;
 pub mod plan;
+pub mod units;

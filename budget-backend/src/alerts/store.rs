@@ -133,8 +133,13 @@ pub async fn without_forecast(
     rows.iter().map(|row| row.try_get("without")).collect()
 }
 
+/// Most models without a known price that are told of one org within a day: whoever makes up names could
+/// otherwise raise an alert with each. All of them are listed by the API.
+pub const MAX_UNKNOWN_PRICES_PER_DAY: i64 = 20;
+
 /// Models whose calls were lately not priced by a known price, for another reason than that their usage
-/// never comes back: org, provider, model, flag, calls.
+/// never comes back: org, provider, model, flag, calls. Of an org those that cost most, as many as may
+/// still be told today.
 ///
 /// # Errors
 /// The database's.
@@ -143,15 +148,26 @@ pub async fn unknown_prices(
     limit: i64,
 ) -> sqlx::Result<Vec<(String, String, String, String, i64)>> {
     let rows = sqlx::query(
-        "select r.org, r.provider, r.model, min(r.price_flag) as flag, count(*) as calls
+        "with found as (
+         select r.org, r.provider, r.model, min(r.price_flag) as flag, count(*) as calls,
+                row_number() over (partition by r.org
+                                   order by sum(r.cost_nanousd) desc, r.provider, r.model) as place
            from llm_requests r
           where r.price_flag <> '' and r.unpriced <> '{usage}' and r.occurred_at > now() - interval '2 hours'
             and not exists (select from alerts a where a.org = r.org and a.kind = 'unknown_price'
                                 and a.budget_id = 0 and a.subject = r.provider || ' ' || r.model
                                 and a.period_start = timestamptz 'epoch' and a.threshold = 0)
-          group by r.org, r.provider, r.model order by r.org, r.provider, r.model limit $1",
+          group by r.org, r.provider, r.model)
+         select f.org, f.provider, f.model, f.flag, f.calls
+           from found f
+          where f.place <= $2
+            and f.place <= $2 - (select count(*) from alerts a
+                                   where a.org = f.org and a.kind = 'unknown_price'
+                                     and a.raised_at > now() - interval '1 day')
+          order by f.org, f.provider, f.model limit $1",
     )
     .bind(limit)
+    .bind(MAX_UNKNOWN_PRICES_PER_DAY)
     .fetch_all(connection)
     .await?;
     let read = |row: &PgRow| {

@@ -30,6 +30,10 @@ use crate::tracker::verdicts::{Noted, NotedOutcome};
 /// Most calls that one report of repeated denials counts: a filter sends one every few seconds.
 const MAX_REPEATED_DENIALS: i64 = 1_000_000;
 
+/// What stands for a service tier whose name is too long or has characters that no name has: no price list
+/// has rates for it.
+const MALFORMED_TIER: &str = "(malformed)";
+
 /// Prices a batch and hands it to the tracker; answers after the commit, item by item.
 pub async fn create(
     State(state): State<AppState>,
@@ -165,7 +169,7 @@ fn settle(settlement: &Settlement, known: &Known<'_>) -> Result<Settle, String> 
         .find_answered(&call.provider, &call.model, answered_model.as_deref(), at_unix_s)
         .ok_or("no price is known for any model")?;
     let estimate = estimate(call.api, &settlement.size, known.output_tokens(settlement));
-    let service_tier = settlement.service_tier.clone().filter(|tier| validate::short_name("", tier).is_ok());
+    let service_tier = service_tier(settlement);
     let estimate_nanousd = estimate.cost_nanousd(&price, service_tier.as_deref());
     let estimate_nanousd = estimate_nanousd.unwrap_or(MAX_AMOUNT_NANOUSD).min(MAX_AMOUNT_NANOUSD);
     let charge = charge(settlement, price, service_tier.as_deref(), &estimate, estimate_nanousd)?;
@@ -200,6 +204,13 @@ fn settle(settlement: &Settlement, known: &Known<'_>) -> Result<Settle, String> 
         },
         started_at_unix_us,
     })
+}
+
+/// The tier that the answer named. A name that can't be kept still says that the call wasn't a plain one.
+fn service_tier(settlement: &Settlement) -> Option<String> {
+    let told = settlement.service_tier.as_ref().filter(|told| !told.trim().is_empty())?;
+    let is_good = validate::short_name("", told).is_ok();
+    Some(if is_good { told.clone() } else { MALFORMED_TIER.to_owned() })
 }
 
 impl Known<'_> {
@@ -239,7 +250,8 @@ fn charge(
     if settlement.usage_never_comes && matches!(cost, Cost::AtLeast(_)) {
         unpriced.push(UNTOLD_USAGE.to_owned());
     }
-    let price_flag = price.flag(&unpriced);
+    // What was refused cost nothing at whatever price: none was used.
+    let price_flag = if is_refused(settlement) { "" } else { price.flag(&unpriced) };
     let mut charge = Charge {
         cost,
         estimate_nanousd,
@@ -299,14 +311,16 @@ fn cost(
             let cost = if all_seen { Cost::Exactly(seen.nanousd) } else { Cost::AtLeast(seen.nanousd) };
             Ok((cost, seen.unpriced))
         }
-        // An answer that is an error and brought no usage is not billed.
-        UsageQuality::None
-            if settlement.http_status != 0 && !(200..300).contains(&settlement.http_status) =>
-        {
-            Ok((Cost::Exactly(0), Vec::new()))
-        }
+        UsageQuality::None if is_refused(settlement) => Ok((Cost::Exactly(0), Vec::new())),
         UsageQuality::None => Ok((Cost::AtLeast(0), Vec::new())),
     }
+}
+
+/// Whether the answer is an error and brought no usage: such a call is not billed.
+fn is_refused(settlement: &Settlement) -> bool {
+    settlement.usage_quality == UsageQuality::None
+        && settlement.http_status != 0
+        && !(200..300).contains(&settlement.http_status)
 }
 
 fn subject(settlement: &Settlement) -> Subject {

@@ -199,3 +199,52 @@ fn a_unit_without_any_known_price_is_charged_at_least_the_estimate_and_flagged()
     };
     assert!(settle(&searched, &known).unwrap_err().starts_with("units: "));
 }
+
+#[test]
+fn a_tier_whose_name_can_t_be_kept_is_an_unknown_one() {
+    let with_tier = |tier: Option<String>| {
+        let (prices, learned, flagged) = (prices(), LearnedLengths::new(95), Flagged::default());
+        let known = Known {
+            identities: &Identities::default(),
+            prices: &prices,
+            learned: &learned,
+            flagged: &flagged,
+            default_output_tokens: 1,
+        };
+        let settled = settle(&Settlement { service_tier: tier, ..settlement() }, &known).unwrap();
+        (settled.facts.service_tier, settled.charge.price_flag, settled.charge.unpriced)
+    };
+    let kept = |tier: &str| Some(tier.to_owned());
+    let unknown = |tier: &str| (kept(tier), "partial", vec!["service_tier".to_owned()]);
+    assert_eq!(with_tier(kept(&"x".repeat(65))), unknown("(malformed)"));
+    assert_eq!(with_tier(kept("warp\0")), unknown("(malformed)"));
+    assert_eq!(with_tier(kept("warp")), unknown("warp"));
+    assert_eq!(with_tier(kept("default")), (kept("default"), "", Vec::new()));
+    for none in [None, kept(""), kept(" ")] {
+        assert_eq!(with_tier(none), (None, "", Vec::new()));
+    }
+}
+
+#[test]
+fn a_call_that_was_refused_used_no_price_and_has_no_flag() {
+    let mut refused = settlement();
+    refused.call.model = "who-knows".into();
+    (refused.usage, refused.usage_quality) = (Usage::default(), UsageQuality::None);
+    for (http_status, cost, flag) in [
+        (404, Cost::Exactly(0), ""),
+        (429, Cost::Exactly(0), ""),
+        // It went out and nothing came back, or an answer without usage: charged the estimate.
+        (0, Cost::AtLeast(0), "ceiling"),
+        (200, Cost::AtLeast(0), "ceiling"),
+    ] {
+        refused.http_status = http_status;
+        let charge = charge_of(&refused);
+        assert_eq!((charge.cost, charge.price_flag), (cost, flag), "{http_status}");
+    }
+    // One that failed after it was used is billed, and flagged.
+    refused.http_status = 500;
+    refused.usage_quality = UsageQuality::Exact;
+    refused.usage.output_tokens = 5;
+    let charge = charge_of(&refused);
+    assert_eq!((charge.cost, charge.price_flag), (Cost::Exactly(5), "ceiling"));
+}

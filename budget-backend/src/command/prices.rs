@@ -5,6 +5,8 @@ mod change;
 mod import;
 mod look;
 
+use std::fmt::Display;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,6 +36,8 @@ pub enum PricesCommand {
     /// answered_model, service_tier and units, as an answer names them, are optional.
     Cost(CostArguments),
     /// Set a model's price by adding a version. `--model '*'` is the provider's rate of unknown models.
+    /// A version replaces the one before it whole: what isn't given again (sizes, service tiers, units) is
+    /// gone, and the output says so.
     Set(Box<SetArguments>),
     /// Let a name stand for a model: a deployment, an inference profile.
     Alias(AliasArguments),
@@ -102,10 +106,11 @@ pub struct SetArguments {
     /// image_input, image_output. What isn't given costs what input or output costs.
     #[arg(long = "rate", value_name = "CLASS=USD", required = true)]
     rates: Vec<String>,
-    /// A unit and its price in USD per piece, such as web_search_requests=0.01.
+    /// A unit and its price in USD per piece, such as web_search_requests=0.01; only what calls tell of.
     #[arg(long = "unit", value_name = "UNIT=USD")]
     units: Vec<String>,
-    /// Sizes, service tiers and multipliers as JSON, as the column model_prices.terms has them.
+    /// Sizes, service tiers and multipliers as JSON, as the column model_prices.terms has them; see
+    /// docs/prices.md for an example. Amounts there are nano-USD per million: 1000000000 is a USD.
     #[arg(long, value_name = "JSON")]
     terms: Option<String>,
     /// The model thinks out of sight.
@@ -172,15 +177,31 @@ pub fn prices(config: &DatabaseConfig, command: &PricesCommand) -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err((problem, _)) if problem == SEEN_ENOUGH => ExitCode::SUCCESS,
         Err((problem, code)) => complain(problem, code),
     }
 }
 
-fn failed(error: impl std::fmt::Display) -> Failure {
+/// Whoever read what was told has seen enough (`prices list | head`): an end, and no failure. By then all
+/// there was to write is written.
+const SEEN_ENOUGH: &str = "nobody reads standard output any more";
+
+fn say(line: impl Display) -> Result<(), String> {
+    writeln!(std::io::stdout(), "{line}").map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => SEEN_ENOUGH.to_owned(),
+        _ => format!("standard output: {error}"),
+    })
+}
+
+fn say_json(document: &serde_json::Value) -> Result<(), String> {
+    say(serde_json::to_string_pretty(document).map_err(|error| error.to_string())?)
+}
+
+fn failed(error: impl Display) -> Failure {
     (error.to_string(), 1)
 }
 
-fn wrong(problem: impl std::fmt::Display) -> Failure {
+fn wrong(problem: impl Display) -> Failure {
     (problem.to_string(), crate::EXIT_USAGE)
 }
 

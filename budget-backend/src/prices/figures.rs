@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use purser_protocol::format_usd;
 
 use super::plan::Wanted;
-use crate::pricing::off_peak;
+use super::units;
+use crate::pricing::off_peak::{self, OFF_PEAK};
 use crate::pricing::terms::SizeTier;
 use crate::pricing::{CLASSES, PriceRow, Rates, Terms};
 
@@ -81,6 +82,38 @@ fn card(figures: &mut Figures, place: &str, rates: &Rates, sizes: &[SizeTier]) {
     for size in sizes {
         card(figures, &format!("{place}{} ", size_name(size)), &size.rates, &[]);
     }
+}
+
+/// What a row has beyond one rate per class, and the row that replaces it hasn't: sizes, tiers, factors,
+/// pieces, hours, what has no known price. Of a tier that is gone, its sizes aren't named too.
+#[must_use]
+pub fn lost(before: &PriceRow, after: &PriceRow) -> Vec<String> {
+    let names = |row: &PriceRow| {
+        let Terms { sizes, service_tiers, multipliers_millionths, units_nanousd_per_million, off_peak } =
+            row.terms.as_ref();
+        let mut names: Vec<String> = sizes.iter().map(size_name).collect();
+        for (name, card) in service_tiers {
+            names.push(format!("tier {name}"));
+            names.extend(card.sizes.iter().map(|size| format!("tier {name} {}", size_name(size))));
+        }
+        names.extend(multipliers_millionths.keys().map(|name| format!("factor {name}")));
+        let met = units_nanousd_per_million.keys().filter(|name| units::check(name).is_ok());
+        names.extend(met.map(|name| format!("unit {name}")));
+        names.extend((!off_peak.is_empty()).then(|| "off-peak hours".to_owned()));
+        let unknown = row.unpriced.iter().filter(|name| *name != OFF_PEAK);
+        names.extend(unknown.map(|name| format!("no known price of {name}")));
+        names.extend(row.reasons.then(|| "that the model reasons (--reasons)".to_owned()));
+        names
+    };
+    let kept: BTreeSet<String> = names(after).into_iter().collect();
+    let gone = |name: &String| !kept.contains(name);
+    let of_a_gone_tier = |name: &String| {
+        let mut tiers = before.terms.service_tiers.keys();
+        tiers.any(|tier| {
+            !after.terms.service_tiers.contains_key(tier) && name.starts_with(&format!("tier {tier} "))
+        })
+    };
+    names(before).into_iter().filter(|name| gone(name) && !of_a_gone_tier(name)).collect()
 }
 
 /// From which input on a size's rates apply, for people.

@@ -42,19 +42,19 @@ const SAMPLE: &str = "sample_spec";
 
 /// Why the file can't be imported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}{problem}", place(.entry, .field))]
+#[error("{}{problem}", place(.entry.as_deref(), .field))]
 pub struct FileError {
-    /// The entry, or nothing for the file as a whole.
-    pub entry: String,
+    /// The entry; `None` for the file as a whole.
+    pub entry: Option<String>,
     /// Its field, or nothing for the entry as a whole.
     pub field: String,
     /// What is wrong.
     pub problem: String,
 }
 
-fn place(entry: &str, field: &str) -> String {
+fn place(entry: Option<&str>, field: &str) -> String {
+    let Some(entry) = entry else { return String::new() };
     match (entry, field) {
-        ("", "") => String::new(),
         (entry, "") => format!("entry {}: ", names::shown(entry)),
         (entry, field) => format!("entry {}, field {}: ", names::shown(entry), names::shown(field)),
     }
@@ -88,7 +88,7 @@ pub struct File {
 /// # Errors
 /// [`FileError`], the first one.
 pub fn parse(text: &str, allow_unknown: bool) -> Result<File, FileError> {
-    let whole = |problem: String| FileError { entry: String::new(), field: String::new(), problem };
+    let whole = |problem: String| FileError { entry: None, field: String::new(), problem };
     if text.starts_with('\u{feff}') {
         return Err(whole("begins with a byte order mark; expected JSON in UTF-8 without one".to_owned()));
     }
@@ -98,7 +98,7 @@ pub fn parse(text: &str, allow_unknown: bool) -> Result<File, FileError> {
     for (key, value) in &entries {
         names::check("key", key).map_err(|problem| {
             let problem = problem.trim_start_matches("key: ").to_owned();
-            FileError { entry: key.clone(), field: String::new(), problem }
+            FileError { entry: Some(key.clone()), field: String::new(), problem }
         })?;
         if key == SAMPLE {
             file.skip(key, "the format's documentation, not a model");
@@ -118,10 +118,11 @@ impl File {
         self.skipped.push(Skipped { key: key.to_owned(), reason: reason.into() });
     }
 
-    /// Two keys may name one model, with and without the provider before it. The one with it counts.
+    /// Two keys may name one model, with and without the provider before it. The one with it counts, unless
+    /// it says of input or output that it is free and the other has a price: a trial's zeros make nothing free.
     fn drop_same_models(&mut self) {
         let mut wanted = std::mem::take(&mut self.wanted);
-        wanted.sort_by_key(|price| (price.key == price.model, price.key.clone()));
+        wanted.sort_by_key(|price| (price.free_sides(), price.key == price.model, price.key.clone()));
         let mut taken: BTreeMap<(String, String), Wanted> = BTreeMap::new();
         for price in wanted {
             let name = (price.provider.clone(), price.model.clone());
@@ -132,9 +133,13 @@ impl File {
                 Some(first) => {
                     let same = (first.rates, &first.terms, &first.unpriced)
                         == (price.rates, &price.terms, &price.unpriced);
-                    let reason =
-                        if same { "the same as" } else { "another price than, and the same model as," };
-                    let reason = format!("{reason} {:?}, which is taken", first.key);
+                    let dearer = price.free_sides() > first.free_sides();
+                    let (reason, why) = match (same, dearer) {
+                        (true, _) => ("the same as", ""),
+                        (false, true) => ("free, and the same model as", ", since that has a price"),
+                        (false, false) => ("another price than, and the same model as,", ""),
+                    };
+                    let reason = format!("{reason} {:?}, which is taken{why}", first.key);
                     self.skip(&price.key, reason);
                 }
             }
@@ -180,7 +185,7 @@ impl<'a> Reading<'a> {
     }
 
     fn error(&self, field: &str, problem: impl Into<String>) -> FileError {
-        FileError { entry: self.key.to_owned(), field: field.to_owned(), problem: problem.into() }
+        FileError { entry: Some(self.key.to_owned()), field: field.to_owned(), problem: problem.into() }
     }
 
     fn read(mut self, value: &RawValue, file: &mut File) -> Result<(), FileError> {

@@ -198,6 +198,18 @@ fn whatever_is_malformed_stops_it_all_with_entry_and_field() {
             r#"{"a": {"litellm_provider": "p"}, "a": {}}"#.to_owned(),
             "not a price file in the LiteLLM format: \"a\" stands twice at line 1 column 41".to_owned(),
         ),
+        (
+            r#"{"": {"litellm_provider": "p"}}"#.to_owned(),
+            "entry \"\": expected a name without control characters and without space around it, got \"\""
+                .to_owned(),
+        ),
+        (
+            entry(&format!("{p}, \"off_peak_pricing\": {{\"weekday_timezone\": \"Nowhere/No\"}}")),
+            at(
+                "off_peak_pricing.weekday_timezone",
+                "expected the IANA name of a time zone such as \"Asia/Shanghai\", got \"Nowhere/No\"",
+            ),
+        ),
         (r#"{"a": []}"#.to_owned(), "entry \"a\": invalid type: sequence, expected a JSON object".to_owned()),
     ] {
         assert_eq!(parse(&text, false).unwrap_err().to_string(), expected, "{text}");
@@ -217,4 +229,52 @@ fn what_is_unknown_can_be_let_in_as_a_price_that_can_t_be_applied() {
     let file = parse(text, true).unwrap();
     assert_eq!(file.wanted[0].unpriced, ["input_cost_per_thought".to_owned()].into());
     assert_eq!(file.ignored["wisdom"], 1);
+}
+
+#[test]
+fn of_two_keys_of_one_model_zeros_never_win_over_a_price() {
+    let entry = |key: &str, input: &str, output: &str, more: &str| {
+        format!(
+            r#""{key}": {{"litellm_provider": "openai", "input_cost_per_token": {input}, "output_cost_per_token": {output}{more}}}"#
+        )
+    };
+    let taken = |first: String, second: String| {
+        let file = parse(&format!("{{{first}, {second}}}"), false).unwrap();
+        let [price] = file.wanted.as_slice() else { panic!("{:?}", file.wanted) };
+        assert_eq!((price.provider.as_str(), price.model.as_str()), ("openai", "a"));
+        let [skipped] = file.skipped.as_slice() else { panic!("{:?}", file.skipped) };
+        (price.key.clone(), format!("{}: {}", skipped.key, skipped.reason))
+    };
+    let why = |key: &str, reason: &str| (key.to_owned(), reason.to_owned());
+    let (own, other) =
+        ("openai/a: free, and the same model as", "a: another price than, and the same model as,");
+    let since = "which is taken, since that has a price";
+    let priority = ", \"input_cost_per_token_priority\": 1e-6";
+    for (with_provider, without, expected) in [
+        (("0", "0", ""), ("1e-6", "1e-6", ""), why("a", &format!("{own} \"a\", {since}"))),
+        (("0", "0", priority), ("1e-6", "1e-6", ""), why("a", &format!("{own} \"a\", {since}"))),
+        (("0", "2e-6", ""), ("1e-6", "1e-6", ""), why("a", &format!("{own} \"a\", {since}"))),
+        (
+            ("1e-6", "1e-6", ""),
+            ("0", "0", ""),
+            why("openai/a", &format!("a: free, and the same model as \"openai/a\", {since}")),
+        ),
+        (
+            ("1e-6", "1e-6", ""),
+            ("2e-6", "2e-6", ""),
+            why("openai/a", &format!("{other} \"openai/a\", which is taken")),
+        ),
+        (("0", "0", ""), ("0.0", "0", ""), why("openai/a", "a: the same as \"openai/a\", which is taken")),
+        // Zeros beside a price by the piece are how such a model is sold.
+        (
+            ("0", "0", ", \"output_cost_per_image\": 0.04"),
+            ("1e-6", "1e-6", ""),
+            why("openai/a", &format!("{other} \"openai/a\", which is taken")),
+        ),
+    ] {
+        let first = entry("openai/a", with_provider.0, with_provider.1, with_provider.2);
+        let second = entry("a", without.0, without.1, without.2);
+        assert_eq!(taken(first.clone(), second.clone()), expected);
+        assert_eq!(taken(second, first), expected, "in whatever order they stand");
+    }
 }

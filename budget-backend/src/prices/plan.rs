@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::figures::{self, Figure};
 use super::names;
 use crate::pricing::book::ANY;
+use crate::pricing::off_peak::check_zone;
 use crate::pricing::terms::canonical;
 use crate::pricing::{PriceRow, Rates, Terms};
 
@@ -128,6 +129,7 @@ pub fn check_terms(terms: &Terms) -> Result<(), String> {
     }
     for hours in terms.off_peak.iter().filter(|hours| !hours.weekday_zone.is_empty()) {
         names::check("off_peak.weekday_zone", &hours.weekday_zone)?;
+        check_zone(&hours.weekday_zone).map_err(|problem| format!("off_peak.weekday_zone: {problem}"))?;
     }
     let mut units = terms.units_nanousd_per_million.keys();
     units.try_for_each(|name| names::check("units_nanousd_per_million", name))
@@ -166,6 +168,20 @@ pub struct Wanted {
     pub unpriced: BTreeSet<String>,
     /// Where its figures are from.
     pub note: String,
+}
+
+impl Wanted {
+    /// Of input and output, how many cost nothing outside of service tiers, where nothing else stands for
+    /// them: no piece with a price, and nothing without a known one.
+    #[must_use]
+    pub fn free_sides(&self) -> usize {
+        if !self.unpriced.is_empty() || self.terms.units_nanousd_per_million.values().any(|rate| *rate > 0) {
+            return 0;
+        }
+        let sizes = self.terms.sizes.iter().map(|size| size.rates);
+        let dearest = sizes.fold(self.rates, Rates::dearest);
+        [dearest.dearest_input(), dearest.dearest_output()].iter().filter(|rate| **rate == 0).count()
+    }
 }
 
 /// What becomes of one price of a file.

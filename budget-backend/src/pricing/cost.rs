@@ -20,7 +20,7 @@ const INSTEAD_OF_TOKENS: [&str; 5] =
     ["images", "input_images", "audio_seconds", "input_characters", "output_characters"];
 
 /// What models without tokens are sold by beside these.
-const BESIDE_TOKENS: [&str; 4] = ["search_units", "queries", "pages", "annotated_pages"];
+const BESIDE_TOKENS: [&str; 5] = ["search_units", "queries", "pages", "annotated_pages", "text_messages"];
 
 /// What `unpriced` names of a call whose usage never comes back: work that goes on elsewhere.
 pub const UNTOLD_USAGE: &str = "usage";
@@ -134,6 +134,8 @@ impl Price {
             unpriced.push("service_tier".to_owned());
             let factor = [self.tier_factor(&applied.unknown_tiers)];
             rates = rates.dearest(applied.plain.with(applied.plain, |rate, _| raised(rate, &factor)));
+        } else if applied.is_combined {
+            unpriced.push("service_tier".to_owned());
         }
         let rates = self.with_cached_media(rates, used);
         let mut tokens = self.tokens(&rates, used, &mut unpriced);

@@ -72,6 +72,18 @@ impl OffPeak {
     }
 }
 
+/// Checks that somebody knows a zone; an empty one is UTC. No part of [`OffPeak::check`]: which zones are known
+/// depends on the machine, and a row that was good where it was set must be read elsewhere.
+///
+/// # Errors
+/// What was expected.
+pub fn check_zone(zone: &str) -> Result<(), String> {
+    if zone.is_empty() || TimeZone::get(zone).is_ok() {
+        return Ok(());
+    }
+    Err(format!("expected the IANA name of a time zone such as \"Asia/Shanghai\", got {zone:?}"))
+}
+
 /// Whether a call that starts at an instant may be billed in such hours; where no hours are told, always.
 #[must_use]
 pub fn may_lie_in(hours: &[OffPeak], starts_unix_s: i64) -> bool {
@@ -143,6 +155,8 @@ mod tests {
         assert!(may_lie_in(&[], 0), "hours that nobody tells may be any");
         assert_eq!(shown(&from_ten), "10:00-00:00 on days 1,2,3,4,5 of UTC");
         assert_eq!(shown(&[hours(&[], &[], "")]), "every hour");
+        assert_eq!((check_zone(""), check_zone("Asia/Shanghai")), (Ok(()), Ok(())));
+        assert!(check_zone("Nowhere/No").unwrap_err().ends_with("got \"Nowhere/No\""));
         assert!(hours(&[[0, 1_441]], &[], "").check().is_err() && hours(&[], &[0], "").check().is_err());
     }
 }

@@ -93,6 +93,9 @@ pub struct Applied {
     /// Parts of the tier's name that nothing is known of; `rates` and `multipliers` are then the dearest of
     /// the price.
     pub unknown_tiers: Vec<String>,
+    /// Whether the name has parts with cards of their own: what they cost together nobody says, and `rates`
+    /// is class by class the dearest of them.
+    pub is_combined: bool,
 }
 
 impl Terms {
@@ -101,8 +104,14 @@ impl Terms {
     #[must_use]
     pub fn apply(&self, rates: &Rates, input_tokens: u64, service_tier: Option<&str>) -> Applied {
         let plain = at_size(rates, &self.sizes, input_tokens);
-        let mut applied = Applied { rates: plain, multipliers: Vec::new(), plain, unknown_tiers: Vec::new() };
-        let mut seen = BTreeSet::new();
+        let mut applied = Applied {
+            rates: plain,
+            multipliers: Vec::new(),
+            plain,
+            unknown_tiers: Vec::new(),
+            is_combined: false,
+        };
+        let (mut seen, mut cards) = (BTreeSet::new(), BTreeMap::new());
         for (number, part) in service_tier.unwrap_or_default().split('+').take(MAX_PARTS + 1).enumerate() {
             let name = canonical(part);
             if !seen.insert(name.clone()) && number < MAX_PARTS {
@@ -110,17 +119,20 @@ impl Terms {
             }
             if number >= MAX_PARTS {
                 applied.unknown_tiers.push(name);
-            } else if let Some(card) = self.service_tiers.get(&name) {
-                applied.rates = at_size(&card.rates, &card.sizes, input_tokens);
+            } else if let Some((tier, card)) = self.service_tiers.get_key_value(&name) {
+                cards.insert(tier.as_str(), card);
             } else if let Some(multiplier) = self.multipliers_millionths.get(&name) {
                 applied.multipliers.push(*multiplier);
             } else if let Some(card) = self.service_tiers.get("priority").filter(|_| name == "fast") {
                 // What is asked for as fast comes back as priority, and the other way round.
-                applied.rates = at_size(&card.rates, &card.sizes, input_tokens);
+                cards.insert("priority", card);
             } else if !is_plain(&name) {
                 applied.unknown_tiers.push(name);
             }
         }
+        applied.is_combined = cards.len() > 1;
+        let at_cards = cards.values().map(|card| at_size(&card.rates, &card.sizes, input_tokens));
+        applied.rates = at_cards.reduce(Rates::dearest).unwrap_or(plain);
         if !applied.unknown_tiers.is_empty() {
             let cards = self.service_tiers.values();
             applied.rates = cards

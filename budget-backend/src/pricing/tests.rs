@@ -170,6 +170,19 @@ fn the_tier_that_the_answer_names_decides_and_an_unknown_one_is_the_dearest_and_
     // The dearest card with all factors that may apply together.
     assert_eq!((costed.nanousd, price.flag(&costed.unpriced)), (standard * 2 * 2 * 11 / 10, "partial"));
     assert_eq!(costed.unpriced, ["service_tier"]);
+    // Two cards at once: nobody says what that costs, so the dearer, whichever comes last; one card twice is one.
+    for tier in ["priority+flex", "flex+priority", "flex+fast+priority"] {
+        let costed = price.cost(Used { service_tier: Some(tier), ..unknown }).unwrap();
+        let fast = if tier.contains("fast") { 2 } else { 1 };
+        assert_eq!(
+            (costed.nanousd, costed.unpriced),
+            (standard * 2 * fast, vec!["service_tier".to_owned()]),
+            "{tier}"
+        );
+    }
+    for tier in ["priority+batch", "batch+priority", "priority+priority", "standard+priority"] {
+        assert_eq!(cost(&price, &usage, Some(tier)), standard * 2, "{tier}");
+    }
     // One more nano-USD for the fraction, once.
     let one = Usage { input_tokens: 1, ..Usage::default() };
     assert_eq!(cost(&price, &one, Some("us")), 4_400);

@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use budget_backend::alerts::deliver;
+use budget_backend::alerts::store::MAX_UNKNOWN_PRICES_PER_DAY;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -46,6 +47,55 @@ async fn unknown_prices_and_calls_without_a_verdict_are_told_once(pool: PgPool) 
     assert_eq!(number(&pool, "select count(*) from alerts where kind = 'unknown_price'").await, 2);
     let hours = "select count(*) - count(distinct period_start) from alerts where kind = 'fail_open'";
     assert_eq!(number(&pool, hours).await, 0);
+    service.stop().await;
+}
+
+#[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
+async fn made_up_names_raise_few_alerts_and_refused_calls_none(pool: PgPool) {
+    let service = Service::start(&pool).await;
+    let most = u64::try_from(MAX_UNKNOWN_PRICES_PER_DAY).unwrap();
+    let settle = async |first: u64, count: u64, change: &dyn Fn(u64, &mut Value)| {
+        let item = |number: u64| {
+            let mut item = settlement(id(number));
+            item.as_object_mut().unwrap().remove("answered_model");
+            item["started_at_unix_ms"] = json!(i64::MAX / 1_000_000);
+            item["call"]["model"] = json!(format!("made-up-{number:03}"));
+            change(number, &mut item);
+            item
+        };
+        let items: Vec<Value> = (first..first + count).map(item).collect();
+        let batch = json!({"version": 1, "items": items});
+        let (_, answer) = service.send(Method::POST, "/v1/settlements", TOKEN, &batch).await;
+        for result in answer["results"].as_array().unwrap() {
+            assert_eq!(result["outcome"], json!("recorded"), "{answer}");
+        }
+    };
+    settle(1, 50, &|_, item| {
+        item["http_status"] = json!(404);
+        item["usage_quality"] = json!("none");
+        item["usage"] = json!({});
+    })
+    .await;
+    round(&pool).await;
+    assert_eq!(number(&pool, "select count(*) from llm_requests").await, 50);
+    assert_eq!(number(&pool, "select count(*) from llm_requests where price_flag <> ''").await, 0);
+    assert!(raised(&pool).await.is_empty());
+    // The dearest first, and no more than so many in a day; the next day some of the rest.
+    let dear = |number: u64, item: &mut Value| {
+        item["usage"] = json!({"input_tokens": if number == 140 { 5_000 } else { 1_000 }});
+    };
+    settle(101, most + 20, &dear).await;
+    let told = "select count(*) from alerts where kind = 'unknown_price'";
+    round(&pool).await;
+    assert_eq!(number(&pool, told).await, MAX_UNKNOWN_PRICES_PER_DAY);
+    let dearest = "select count(*) from alerts where subject = 'openai made-up-140'";
+    assert_eq!(number(&pool, dearest).await, 1);
+    settle(201, 5, &|_, _| ()).await;
+    round(&pool).await;
+    assert_eq!(number(&pool, told).await, MAX_UNKNOWN_PRICES_PER_DAY);
+    execute(&pool, "update alerts set raised_at = raised_at - interval '1 day'").await;
+    round(&pool).await;
+    assert_eq!(number(&pool, told).await, 2 * MAX_UNKNOWN_PRICES_PER_DAY);
     service.stop().await;
 }
 

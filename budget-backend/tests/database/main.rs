@@ -38,6 +38,7 @@ mod prices;
 mod prices_arithmetic;
 mod prices_faults;
 mod prices_import;
+mod prices_set;
 mod random_run;
 mod replicas;
 mod reprice;

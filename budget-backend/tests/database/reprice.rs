@@ -153,9 +153,9 @@ async fn calls_priced_as_a_model_are_repriced_with_it_whatever_they_were_sent_to
 #[sqlx::test(migrator = "budget_backend::db::MIGRATIONS")]
 async fn a_call_that_waited_for_the_price_of_a_unit_is_repriced_once_it_is_set(pool: PgPool) {
     let widgets = |settle: &mut Settle| {
-        settle.facts.units = [("widgets".to_owned(), 3)].into();
+        settle.facts.units = [("computer_calls".to_owned(), 3)].into();
         settle.charge.price_flag = "partial";
-        settle.charge.unpriced = vec!["widgets".to_owned()];
+        settle.charge.unpriced = vec!["computer_calls".to_owned()];
     };
     let least = || Cost::AtLeast(210_000);
     record(
@@ -179,7 +179,7 @@ async fn a_call_that_waited_for_the_price_of_a_unit_is_repriced_once_it_is_set(p
     assert_eq!(repriced(&pool, &model).await, (4, 0, 4));
     let set = ["prices", "set", "--provider", "openai", "--model", "gpt-4o-mini", "--effective-from"];
     let rates = ["2025-01-01", "--rate", "input=0.15", "--rate", "output=0.60"];
-    did(&pool, &[&set[..], &rates, &["--unit", "widgets=2"]].concat()).await;
+    did(&pool, &[&set[..], &rates, &["--unit", "computer_calls=2"]].concat()).await;
     assert_eq!(repriced(&pool, &model).await, (4, 1, 3));
     let charged = "select sum(cost_nanousd)::bigint from llm_requests
                     where hold_id = (select hold_id from llm_requests where cause = 'repriced')";

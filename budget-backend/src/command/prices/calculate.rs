@@ -9,8 +9,7 @@ use purser_protocol::{Usage, format_usd};
 use serde::Deserialize;
 use sqlx::PgConnection;
 
-use super::super::say;
-use super::{CostArguments, Failure, book, failed, seconds, wrong};
+use super::{CostArguments, Failure, book, failed, say, seconds, wrong};
 
 /// Longest line, bytes.
 const MAX_LINE_BYTES: u64 = 64 * 1024;

@@ -5,16 +5,15 @@ use std::io::Write;
 
 use budget_backend::admin::prices as list;
 use budget_backend::prices::plan::{self, Entry, Source, Version};
-use budget_backend::prices::{catalogue, decimal, names, pairs};
+use budget_backend::prices::{catalogue, decimal, figures, names, pairs, units};
 use budget_backend::pricing::book::ANY;
 use budget_backend::pricing::off_peak::OFF_PEAK;
 use budget_backend::pricing::{Alias, Terms};
 use jiff::Timestamp;
 use sqlx::PgConnection;
 
-use super::super::say;
 use super::look::say_version;
-use super::{AliasArguments, Failure, SetArguments, book, failed, seconds, wrong};
+use super::{AliasArguments, Failure, SetArguments, book, failed, say, seconds, wrong};
 
 pub fn entry(arguments: &SetArguments) -> Result<Entry, String> {
     for (field, value) in [("--provider", &arguments.provider), ("--model", &arguments.model)] {
@@ -39,6 +38,10 @@ pub fn entry(arguments: &SetArguments) -> Result<Entry, String> {
             return Err(format!("--terms: expected a JSON object, got {}", names::shown(text)));
         }
         terms = serde_json::from_str(text).map_err(|error| format!("--terms: {error}"))?;
+        for unit in terms.units_nanousd_per_million.keys() {
+            let place = "--terms: units_nanousd_per_million";
+            units::check(unit).map_err(|problem| format!("{place}: {problem}"))?;
+        }
     }
     for (unit, usd) in named("--unit", &arguments.units)? {
         let rate =
@@ -46,7 +49,7 @@ pub fn entry(arguments: &SetArguments) -> Result<Entry, String> {
         if rate.rounded_up {
             return Err(format!("--unit {unit}: {usd} is finer than can be kept"));
         }
-        names::check("--unit", &unit)?;
+        units::check(&unit).map_err(|problem| format!("--unit: {problem}"))?;
         if terms.units_nanousd_per_million.insert(unit.clone(), rate.value).is_some() {
             return Err(format!("--unit {unit}: expected it there or in --terms, got it in both"));
         }
@@ -95,6 +98,7 @@ pub async fn set(connection: &mut PgConnection, entry: Entry) -> Result<(), Fail
     let in_force = of_model.iter().rfind(|version| version.row.effective_from_unix_s <= now);
     let in_force = in_force.is_some_and(|version| version.row.price_id == set.row.price_id);
     say_version(set, in_force).map_err(failed)?;
+    say_lost(&of_model, set)?;
     let start = set.row.effective_from_unix_s;
     if !in_force {
         let why = if start > now { "it applies from its start on" } else { "a version that starts later is" };
@@ -108,6 +112,21 @@ pub async fn set(connection: &mut PgConnection, entry: Entry) -> Result<(), Fail
         ));
     }
     Ok(())
+}
+
+/// A version replaces the one before it whole: says what of that one it doesn't have.
+fn say_lost(of_model: &[&Version], set: &Version) -> Result<(), Failure> {
+    let before = of_model.iter().rfind(|version| {
+        version.row.price_id != set.row.price_id
+            && version.row.effective_from_unix_s <= set.row.effective_from_unix_s
+    });
+    let Some(before) = before else { return Ok(()) };
+    let lost = figures::lost(&before.row, &set.row);
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let (price_id, lost) = (before.row.price_id, lost.join(", "));
+    say(format!("  replaces price {price_id} whole, and has not, as that had: {lost}")).map_err(failed)
 }
 
 fn warn(text: &str) {

@@ -9,8 +9,7 @@ use budget_backend::prices::{ceilings, litellm};
 use jiff::Timestamp;
 use sqlx::PgConnection;
 
-use super::super::{say, say_json};
-use super::{Failure, ImportArguments, failed, seconds};
+use super::{Failure, ImportArguments, failed, say, say_json, seconds};
 
 /// Largest price file, bytes: twenty times today's.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;

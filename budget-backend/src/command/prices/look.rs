@@ -4,13 +4,13 @@ use budget_backend::admin::prices as list;
 use budget_backend::prices::figures::size_name;
 use budget_backend::prices::plan::Version;
 use budget_backend::pricing::off_peak;
-use budget_backend::pricing::{CLASSES, PriceMatch, Rates};
+use budget_backend::pricing::{CLASSES, PriceMatch, PriceRow, Rates};
 use jiff::Timestamp;
 use purser_protocol::format_usd;
 use sqlx::PgConnection;
 
-use super::super::{say, text};
-use super::{ExplainArguments, Failure, ListArguments, ShowArguments, book, failed, seconds};
+use super::super::text;
+use super::{ExplainArguments, Failure, ListArguments, ShowArguments, book, failed, say, seconds};
 
 pub async fn list_prices(connection: &mut PgConnection, arguments: &ListArguments) -> Result<(), Failure> {
     let (book, versions) = book(connection).await?;
@@ -75,6 +75,14 @@ pub async fn show(connection: &mut PgConnection, arguments: &ShowArguments) -> R
         });
         let in_force = in_force.is_some_and(|other| other.row.price_id == version.row.price_id);
         say_version(version, in_force).map_err(failed)?;
+    }
+    // Versions come by provider, and of one the earliest first.
+    for first in shown.chunk_by(|a, b| a.row.provider == b.row.provider).filter_map(<[_]>::first) {
+        if first.row.effective_from_unix_s > at {
+            let PriceRow { provider, model, .. } = &first.row;
+            let at = Timestamp::from_second(at).map_err(failed)?;
+            say(format!("none of {provider} {model} is in force at {at}; see explain")).map_err(failed)?;
+        }
     }
     Ok(())
 }

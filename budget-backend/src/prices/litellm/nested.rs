@@ -7,7 +7,7 @@ use crate::prices::decimal::{DecimalError, scaled};
 use crate::prices::fields::{self, Field};
 use crate::prices::names;
 use crate::pricing::Rates;
-use crate::pricing::off_peak::{OFF_PEAK, OffPeak};
+use crate::pricing::off_peak::{OFF_PEAK, OffPeak, check_zone};
 
 impl Reading<'_> {
     /// What a search costs depends on how much it brings, which the answer doesn't say: the medium is
@@ -116,6 +116,7 @@ impl Reading<'_> {
                 ("weekday_timezone", _) => {
                     zone = self.text(&place, value)?;
                     self.checked(&place, names::check("", &zone))?;
+                    self.checked(&place, check_zone(&zone))?;
                 }
                 (_, Field::Rate(class, above, tier)) => {
                     let rate = self.number(&place, value, NANO_PER_MILLION)?;
