@@ -21,13 +21,13 @@ use crate::identity::Identities;
 use crate::learned::LearnedLengths;
 use crate::ledger::{Ledger, LedgerSettings};
 use crate::maintain;
-use crate::prices::catalogue;
 use crate::pricing::PriceBook;
 use crate::refresh::Kept;
 use crate::server::presence::Presence;
 use crate::server::tls::Tls;
 use crate::server::{self, ServerLimits};
 use crate::spool::{Drain, OpenError, Spool};
+use crate::startup::{self, Known};
 use crate::tracker::{Tracker, TrackerSettings};
 
 /// Holds that may wait in a lane; more are refused with 503 at once.
@@ -111,18 +111,12 @@ impl Application {
             Some(settings) => Spool::start(settings).map(|(spool, thread)| (Some(spool), Some(thread)))?,
             None => (None, None),
         };
-        let pool = db::connect(&config.database).await?;
-        db::migrate(&pool).await?;
-        load_first_catalogue(&pool).await?;
-        let book = admin::prices::price_book(&pool).await.map_err(AppError::Prices)?;
-        tracing::info!(models = book.models(), "prices read");
-        let (sender, prices) = watch::channel(Arc::new(book));
+        let Known { pool, prices, identities, tokens } = startup::known(&config.database).await?;
+        let (sender, prices) = watch::channel(Arc::new(prices));
         let prices_task = tokio::spawn(keep_prices(pool.clone(), sender));
-        let known = admin::identities::identities(&pool).await.map_err(AppError::Identities)?;
-        let (sender, identities) = watch::channel(Arc::new(known));
+        let (sender, identities) = watch::channel(Arc::new(identities));
         let identities_task = tokio::spawn(keep_identities(pool.clone(), sender));
-        let known = admin::tokens::book(&pool).await.map_err(AppError::Tokens)?;
-        let (sender, book) = watch::channel(Arc::new(known));
+        let (sender, book) = watch::channel(Arc::new(tokens));
         let tokens_task = tokio::spawn(keep_book(pool.clone(), sender));
         let doors = Doors::new(Tokens::new(config.tokens), Tokens::new(config.admin_tokens), book);
         let uses_task = tokio::spawn(note_uses(pool.clone(), doors.clone()));
@@ -282,15 +276,6 @@ async fn finish(
 }
 
 /// Loads the catalogue into a list that nobody has added to yet.
-async fn load_first_catalogue(pool: &PgPool) -> Result<(), AppError> {
-    let wanted = catalogue::parse(catalogue::TEXT).map_err(AppError::Catalogue)?;
-    let added = admin::prices::load_first(pool, wanted).await.map_err(AppError::Prices)?;
-    if added > 0 {
-        tracing::info!(added, "the catalogue of prices was loaded");
-    }
-    Ok(())
-}
-
 async fn keep_prices(pool: PgPool, latest: watch::Sender<Arc<PriceBook>>) {
     let read = |pool| async move { admin::prices::price_book(&pool).await };
     Kept { name: "prices", channel: admin::prices::CHANNEL, read }.run(pool, latest).await;

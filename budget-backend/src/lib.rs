@@ -34,6 +34,7 @@ pub mod reprice;
 pub mod rules;
 pub mod server;
 pub mod spool;
+pub mod startup;
 pub mod telemetry;
 pub mod tracker;
 pub mod verify;

@@ -50,6 +50,7 @@ mod shutdown;
 mod slow_link;
 mod spool;
 mod spool_support;
+mod startup;
 mod support;
 mod sweep;
 mod tls;
