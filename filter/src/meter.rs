@@ -100,9 +100,12 @@ impl Reading {
         }
     }
 
-    /// As [`Self::add_tier`]; several parts of a name are joined by `+`.
-    pub fn set_tier(&mut self, name: String) {
-        if (1..=MAX_UNIT_BYTES).contains(&name.len()) {
+    /// As [`Self::add_tier`]; several parts of a name are joined by `+`. One that is too long is cut: no
+    /// price knows it then either, and an unknown tier is charged as one.
+    pub fn set_tier(&mut self, mut name: String) {
+        let end = (0..=MAX_UNIT_BYTES).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
+        name.truncate(end);
+        if !name.is_empty() {
             self.service_tier = Some(name);
         }
     }
@@ -160,5 +163,21 @@ impl Reading {
     /// The usage told so far is the last word.
     pub fn finish_usage(&mut self) {
         self.usage_is_final = self.usage.is_some();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tier_of_any_length_is_told() {
+        let mut reading = Reading::default();
+        for (name, told) in [("", None), ("flex", Some("flex".to_owned())), ("", Some("flex".to_owned()))] {
+            reading.set_tier(name.to_owned());
+            assert_eq!(reading.service_tier, told);
+        }
+        reading.set_tier("ü".repeat(300));
+        assert_eq!(reading.service_tier, Some("ü".repeat(MAX_UNIT_BYTES / 2)));
     }
 }
