@@ -9,7 +9,7 @@ use purser_protocol::{Payer, Tier, Window};
 use serde::{Deserialize, Serialize};
 
 use crate::ladder::Ladder;
-use crate::pattern::Patterns;
+use crate::pattern::{Names, Patterns};
 use crate::window::time_zone;
 
 /// In the last place of a scope: each one, unless it has a row of its own.
@@ -190,14 +190,14 @@ pub struct Match<'a> {
     pub replaced: bool,
 }
 
-/// The budgets among `budgets` that a call of `payer` to `model` must pass, in the order they are
+/// The budgets among `budgets` that a call of `payer` to the model of these names must pass, in the order they are
 /// checked: org, team, user, and within a tier by number. An own row stands in for the `*` row of the
 /// same window and model patterns, unless the own row is a shadow: that one only notes.
 #[must_use]
 pub fn matching<'a>(
     budgets: impl IntoIterator<Item = &'a Budget>,
     payer: &Payer,
-    model: &str,
+    model: &Names,
 ) -> Vec<Match<'a>> {
     let team = payer.team.as_deref().unwrap_or_default();
     let user = payer.user.as_deref().unwrap_or_default();
@@ -209,7 +209,7 @@ pub fn matching<'a>(
             budget.scope.org == payer.org
                 && in_place(&budget.scope.team, team)
                 && in_place(&budget.scope.user, user)
-                && budget.models.cover(model)
+                && (budget.models.is_empty() || budget.models.meet(model))
         })
         .map(|budget| Match { budget, subject: subject(&budget.scope, team, user), replaced: false })
         .collect();
@@ -261,7 +261,8 @@ mod tests {
     }
 
     fn matched(budgets: &[Budget], payer: &Payer) -> Vec<(i64, String)> {
-        let matches = matching(budgets, payer, "gpt-4o").into_iter().filter(|found| !found.replaced);
+        let matches =
+            matching(budgets, payer, &Names::of("gpt-4o", [])).into_iter().filter(|found| !found.replaced);
         matches.map(|found| (found.budget.budget_id, found.subject)).collect()
     }
 
@@ -329,8 +330,8 @@ mod tests {
     #[test]
     fn what_is_replaced_counts_on() {
         let budgets = [budget(1, "search", EACH, Window::Day), budget(2, "search", "ann", Window::Day)];
-        let ann = payer(Some("search"), Some("ann"));
-        let matches = matching(&budgets, &ann, "gpt-4o");
+        let (ann, model) = (payer(Some("search"), Some("ann")), Names::of("gpt-4o", []));
+        let matches = matching(&budgets, &ann, &model);
         let found: Vec<_> = matches.iter().map(|found| (found.budget.budget_id, found.replaced)).collect();
         assert_eq!(found, [(1, true), (2, false)]);
     }

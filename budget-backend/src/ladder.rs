@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::pricing::find::without_date;
+use crate::pattern::Names;
 
 /// Most models in one map.
 pub const MAX_MODELS: usize = 64;
@@ -47,12 +47,14 @@ pub struct Clamp {
 }
 
 impl Degrade {
-    /// The model that runs instead of this one: what its name maps to, else its name without a date, as
-    /// prices are found. Otherwise a dated name would be a way around the step.
+    /// The model that runs instead of this one: what the first of its names that the map has maps to.
+    /// Otherwise another name would be a way around the step.
     #[must_use]
-    pub fn target(&self, model: &str) -> Option<&str> {
-        let named = |name: &str| self.models.get(name).map(String::as_str);
-        named(model).or_else(|| named(without_date(model)?)).filter(|target| *target != model)
+    pub fn target_of(&self, model: &Names) -> Option<&str> {
+        let in_capitals = |name: &str| self.models.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+        let named = |name| self.models.get(name).or_else(|| in_capitals(name).map(|(_, target)| target));
+        let target = model.all().find_map(named).map(String::as_str);
+        target.filter(|target| !target.eq_ignore_ascii_case(model.asked()))
     }
 }
 
@@ -75,10 +77,16 @@ impl Ladder {
         })
     }
 
-    /// Where the map says that a model is degraded to.
+    /// Where the map says that the model of these names is degraded to.
+    #[must_use]
+    pub fn target_of(&self, model: &Names) -> Option<&str> {
+        self.degrade.as_ref()?.target_of(model)
+    }
+
+    /// As [`Self::target_of`], of a model of which nothing but its name is known.
     #[must_use]
     pub fn target(&self, model: &str) -> Option<&str> {
-        self.degrade.as_ref()?.target(model)
+        self.target_of(&Names::of(model, []))
     }
 
     /// Checks what the types can't; names apart, which whoever takes them in checks. `path` is where it
@@ -196,20 +204,22 @@ mod tests {
     }
 
     #[test]
-    fn a_dated_name_is_degraded_as_its_model_is() {
+    fn a_model_is_degraded_by_whatever_name_it_is_asked_for() {
         let models = [("gpt-5", "small"), ("big-2026-01-02", "mid"), ("big", "small-2026-03-05")];
         let models = models.map(|(model, target)| (model.to_owned(), target.to_owned())).into();
         let degrade = Degrade { at_percent: 1, models };
         for (model, target) in [
             ("gpt-5", Some("small")),
             ("gpt-5-2026-03-05", Some("small")),
+            ("models/GPT-5", Some("small")),
             ("gpt-5-mini", None),
             ("big-2026-01-02", Some("mid")),
             ("big-2026-03-05", Some("small-2026-03-05")),
             ("small-2026-03-05", None),
         ] {
-            assert_eq!(degrade.target(model), target, "{model}");
+            assert_eq!(degrade.target_of(&Names::of(model, [])), target, "{model}");
         }
+        assert_eq!(degrade.target_of(&Names::of("my-deployment", ["gpt-5"])), Some("small"));
     }
 
     #[test]

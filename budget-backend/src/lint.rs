@@ -1,5 +1,6 @@
 //! Finds budgets that match nothing, and ([`envoy`]) ways to LLM hosts around the filter. Pure.
 
+mod domains;
 pub mod envoy;
 mod maps;
 mod names;
@@ -13,7 +14,7 @@ use serde::Serialize;
 
 use crate::admin::{BudgetRow, NewBudget};
 use crate::budget::{EACH, Mode, Scope};
-use crate::pattern::Patterns;
+use crate::pattern::{Names, Patterns};
 use crate::pricing::PriceBook;
 
 /// What is wrong with a budget.
@@ -122,5 +123,5 @@ fn subjects(scope: &Scope, payers: &[Payer]) -> BTreeSet<Scope> {
 }
 
 fn matches_a_model(models: &Patterns, prices: &PriceBook) -> bool {
-    models.is_empty() || prices.models_and_aliases().any(|model| models.any_match(model))
+    models.is_empty() || prices.models_and_aliases().any(|model| models.meet(&Names::of(model, [])))
 }

@@ -1,7 +1,11 @@
-//! Patterns of model names: `*` stands for any characters, `?` for one. Pure.
+//! Patterns of model names: `*` stands for any characters, `?` for one; ASCII capitals make no difference. Pure.
+
+mod names;
 
 use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
+
+pub use names::Names;
 
 /// Most patterns in one list.
 pub const MAX_PATTERNS: usize = 64;
@@ -53,7 +57,7 @@ impl Patterns {
     pub fn new(mut names: Vec<String>) -> Self {
         names.sort_unstable();
         names.dedup();
-        let compiled = names.iter().map(|name| WildMatch::new(name)).collect();
+        let compiled = names.iter().map(|name| WildMatch::new_case_insensitive(name)).collect();
         Self { names, compiled }
     }
 
@@ -75,10 +79,17 @@ impl Patterns {
         self.compiled.iter().any(|pattern| pattern.matches(model))
     }
 
-    /// Whether the model is covered: by one of the patterns, or by there being none.
+    /// Whether one of them matches one of the model's names.
     #[must_use]
-    pub fn cover(&self, model: &str) -> bool {
-        self.is_empty() || self.any_match(model)
+    pub fn meet(&self, names: &Names) -> bool {
+        names.all().any(|name| self.any_match(name))
+    }
+
+    /// Whether they let the model through: one of them matches one of its own names, so that no prefix makes
+    /// another model pass for it; or there is none.
+    #[must_use]
+    pub fn allow(&self, names: &Names) -> bool {
+        self.is_empty() || names.own().any(|name| self.any_match(name))
     }
 }
 
@@ -100,7 +111,8 @@ mod tests {
             ("gpt-?o", "gpt-4o", true),
             ("gpt-?o", "gpt-41o", false),
             ("*", "anything", true),
-            ("GPT-4o", "gpt-4o", false),
+            ("GPT-4o", "gpt-4o", true),
+            ("gpt-4O*", "GPT-4o-mini", true),
             ("a.c", "abc", false),
         ] {
             assert_eq!(patterns(&[pattern]).any_match(model), expected, "{pattern} {model}");
@@ -108,9 +120,9 @@ mod tests {
     }
 
     #[test]
-    fn no_pattern_covers_everything_and_matches_nothing() {
-        let none = Patterns::default();
-        assert!(none.cover("gpt-4o") && !none.any_match("gpt-4o"));
+    fn no_pattern_allows_everything_and_matches_nothing() {
+        let (none, names) = (Patterns::default(), Names::of("gpt-4o", []));
+        assert!(none.allow(&names) && !none.meet(&names) && !none.any_match("gpt-4o"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use purser_protocol::{Api, Size, format_usd};
 
 use crate::estimate::{Bound, Estimate, estimate, most_input_tokens, upper_bound};
 use crate::learned::LearnedLengths;
+use crate::pattern::Names;
 use crate::pricing::{CostLine, Price, PriceBook};
 
 /// Most one hold may reserve: a million USD. A request that asks for more can't be right.
@@ -29,10 +30,23 @@ pub struct Quote {
     pub clampable: bool,
 }
 
+impl Quote {
+    /// Whether the call is expected to cost less by this quote than by another.
+    #[must_use]
+    pub const fn is_cheaper_than(&self, other: &Self) -> bool {
+        self.amount_nanousd < other.amount_nanousd
+    }
+}
+
 /// Quotes a call for models other than the one it asks for.
 pub trait Quotes: fmt::Debug + Send + Sync {
     /// What it would hold; `None` when the request can't be changed to that model, or not priced.
     fn quote(&self, model: &str) -> Option<Quote>;
+
+    /// The names under which a model goes, with those that the price list has for it.
+    fn names(&self, model: &str) -> Names {
+        Names::of(model, [])
+    }
 }
 
 impl Quotes for BTreeMap<String, Quote> {
@@ -135,6 +149,10 @@ impl Quotes for Pricer {
         // Whoever named this model to run instead wants it at its list price, whatever the hour.
         let unknown_model = !quoted.price.is_priced() || self.meets_what_has_no_price(&quoted.price);
         Some(Quote { unknown_model, ..quoted.quote })
+    }
+
+    fn names(&self, model: &str) -> Names {
+        Names::of(model, self.prices.stands_for(&self.provider, model, self.at_unix_s))
     }
 }
 

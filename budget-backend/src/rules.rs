@@ -4,7 +4,7 @@
 use purser_protocol::Tier;
 
 use crate::budget::Scope;
-use crate::pattern::Patterns;
+use crate::pattern::{Names, Patterns};
 
 /// A rule of one scope. Every rule that covers a payer applies; none replaces another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,16 +64,16 @@ pub enum Barred {
     },
 }
 
-/// What the rules say about a call to `model`; kill switches first, so that their reason is the one
+/// What the rules say about a call to a model of these names; kill switches first, so that their reason is the one
 /// that is told.
 #[must_use]
-pub fn barred<'a>(rules: impl Iterator<Item = &'a Rule> + Clone, model: &str) -> Option<Barred> {
+pub fn barred<'a>(rules: impl Iterator<Item = &'a Rule> + Clone, model: &Names) -> Option<Barred> {
     if let Some(rule) = rules.clone().find(|rule| rule.blocked) {
         return Some(Barred::Blocked { scope: rule.scope.clone(), reason: rule.reason.clone() });
     }
     let mut rules = rules;
     rules
-        .find(|rule| rule.denied_models.any_match(model) || !rule.allowed_models.cover(model))
+        .find(|rule| rule.denied_models.meet(model) || !rule.allowed_models.allow(model))
         .map(|rule| Barred::ModelNotAllowed { scope: rule.scope.clone(), reason: rule.reason.clone() })
 }
 
@@ -100,6 +100,10 @@ mod tests {
         }
     }
 
+    fn named(model: &str) -> Names {
+        Names::of(model, [])
+    }
+
     fn patterns(names: &[&str]) -> Patterns {
         Patterns::new(names.iter().map(|name| (*name).to_owned()).collect())
     }
@@ -109,10 +113,10 @@ mod tests {
         let lists = Rule { denied_models: patterns(&["*"]), ..rule("") };
         let off = Rule { blocked: true, reason: "incident".to_owned(), ..rule("search") };
         assert_eq!(
-            barred([&lists, &off].into_iter(), "gpt-4o"),
+            barred([&lists, &off].into_iter(), &named("gpt-4o")),
             Some(Barred::Blocked { scope: off.scope.clone(), reason: "incident".to_owned() })
         );
-        assert_eq!(barred([&rule("")].into_iter(), "gpt-4o"), None);
+        assert_eq!(barred([&rule("")].into_iter(), &named("gpt-4o")), None);
     }
 
     #[test]
@@ -128,9 +132,11 @@ mod tests {
             ("gpt-4o-mini", None),
             ("gpt-4.1", Some("search")),
             ("claude-3", Some("")),
+            ("elsewhere/gpt-4o", Some("")),
+            ("GPT-4o-2024-08-06", None),
             ("gpt-4o-audio-preview", Some("search")),
         ] {
-            let found = barred([&org, &team].into_iter(), model).map(|barred| match barred {
+            let found = barred([&org, &team].into_iter(), &named(model)).map(|barred| match barred {
                 Barred::ModelNotAllowed { scope, .. } => scope.team,
                 other => panic!("{other:?}"),
             });

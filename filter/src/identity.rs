@@ -10,7 +10,7 @@ use std::fmt;
 
 use purser_protocol::{Claim, ClaimKind, Lookup, MAX_CLAIM_BYTES, MAX_NAME_BYTES, MAX_TAG_BYTES, Payer};
 
-use crate::config::{Config, LookupBy, Source, Unidentified, is_name};
+use crate::config::{Config, LookupBy, Source, Unidentified, is_name, is_payer_name};
 use crate::headers::{HeaderEdit, Headers};
 use spiffe::SpiffeId;
 
@@ -131,7 +131,7 @@ impl fmt::Display for IdentityError {
             Self::Repeated(what) => write!(f, "{what} is given more than once"),
             Self::NotAName(what) => write!(
                 f,
-                "{what}: expected at most {MAX_NAME_BYTES} bytes of UTF-8 without control characters"
+                "{what}: expected 1 to {MAX_NAME_BYTES} bytes of UTF-8 without control characters, other than \"*\""
             ),
             Self::NotSpiffe => f.write_str(
                 "URI of the peer's certificate: expected one, spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT",
@@ -156,9 +156,9 @@ pub struct Origin<'a> {
 /// [`IdentityError`]; what is there but wrong is never taken for missing.
 pub fn identify(origin: Origin<'_>, config: &Config) -> Result<Identified, IdentityError> {
     let identity = &config.identity;
-    let org = origin.first(&identity.org)?;
-    let team = origin.first(&identity.team)?;
-    let user = origin.first(&identity.user)?;
+    let org = origin.tier(&identity.org)?;
+    let team = origin.tier(&identity.team)?;
+    let user = origin.tier(&identity.user)?;
     let (caller, without_org) = match (org, &config.unidentified) {
         (Some(org), _) => (Caller { payer: Payer { org, team, user }, lookup: None }, None),
         (None, unidentified) => {
@@ -204,6 +204,14 @@ fn shown(source: &Source) -> String {
 }
 
 impl Origin<'_> {
+    /// The first answer of a tier's sources, as the name of one.
+    fn tier(self, sources: &[Source]) -> Result<Option<String>, IdentityError> {
+        match self.first(sources)? {
+            Some(name) if !is_payer_name(&name) => Err(IdentityError::NotAName(named(sources))),
+            found => Ok(found),
+        }
+    }
+
     /// The first answer of some sources.
     #[inline(never)]
     fn first(self, sources: &[Source]) -> Result<Option<String>, IdentityError> {
@@ -220,17 +228,19 @@ impl Origin<'_> {
             Source::Constant(name) => Ok(Some(name.clone())),
             Source::Header(header) => {
                 let mut values = self.headers.all(header);
-                let value = values.next().unwrap_or_default();
+                let Some(value) = values.next() else { return Ok(None) };
                 if values.next().is_some() {
                     return Err(IdentityError::Repeated(shown(source)));
                 }
-                usable(value, source)
+                usable(value, source).map(Some)
             }
-            Source::Property(path) => usable(&self.proxy.property(path).unwrap_or_default(), source),
+            Source::Property(path) => {
+                self.proxy.property(path).map(|value| usable(&value, source)).transpose()
+            }
             Source::Spiffe(part) => match self.spiffe()? {
                 Some(id) => {
                     let name = id.part(*part).ok_or(IdentityError::NotSpiffe)?;
-                    usable(name.as_bytes(), source)
+                    usable(name.as_bytes(), source).map(Some)
                 }
                 None => Ok(None),
             },
@@ -297,11 +307,10 @@ impl Origin<'_> {
     }
 }
 
-/// A value as a name; nothing when it is empty.
-fn usable(value: &[u8], source: &Source) -> Result<Option<String>, IdentityError> {
+/// A value as a name.
+fn usable(value: &[u8], source: &Source) -> Result<String, IdentityError> {
     match std::str::from_utf8(value.trim_ascii()) {
-        Ok("") => Ok(None),
-        Ok(name) if is_name(name) => Ok(Some(name.to_owned())),
+        Ok(name) if is_name(name) => Ok(name.to_owned()),
         _ => Err(IdentityError::NotAName(shown(source))),
     }
 }

@@ -55,6 +55,7 @@ pub mod stream_edit;
 pub mod strict;
 pub mod success;
 pub mod text;
+pub mod trace;
 pub mod usage;
 pub mod values;
 pub mod verdict;

@@ -2,20 +2,23 @@
 
 mod batch;
 mod caps;
+mod model;
 pub mod multipart;
 mod parameters;
 mod shape;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod thinking;
 mod tools;
 
 use std::fmt;
 use std::ops::Range;
 
-use purser_protocol::{Api, MAX_NAME_BYTES, MAX_UNIT_BYTES, Size};
+use purser_protocol::{Api, MAX_UNIT_BYTES, Size};
 
 pub use caps::CapPlace;
+pub use thinking::Thinking;
 
 use crate::api::Route;
 use crate::config::Dialect;
@@ -48,6 +51,8 @@ pub struct CallRequest {
     pub input_characters: Option<u64>,
     /// The service tier asked for, when the body names one.
     pub service_tier: Option<String>,
+    /// What it says of thinking, which is billed and not seen.
+    pub thinking: Thinking,
 }
 
 /// What the headers say about how the body reads.
@@ -175,11 +180,12 @@ const fn folds_case(dialect: Dialect) -> bool {
 
 fn call(route: &Route, shape: &Shape, members: &Members<'_>, text: &str) -> Result<CallRequest, Unreadable> {
     let (model, model_at) = match &route.model {
-        Some(model) => (check_model(Some(model.clone()))?, None),
+        Some(model) => (model::check(Some(model.clone()))?, None),
+        None if model::is_left_out(route.api, members) => (model::UNSPECIFIED.to_owned(), None),
         None => {
             let found = members.given("model");
             let name = found.and_then(|found| json_scan::string(found.raw));
-            (check_model(name)?, found.map(|found| found.span.clone()))
+            (model::check(name)?, found.map(|found| found.span.clone()))
         }
     };
     let (stream, usage_switch) = stream::read(route, shape, members)?;
@@ -213,6 +219,7 @@ fn call(route: &Route, shape: &Shape, members: &Members<'_>, text: &str) -> Resu
         is_deferred: flag("background", members.value("background"))?,
         input_characters: input_characters(route, members)?,
         service_tier: service_tier(members)?,
+        thinking: thinking::read(route, members),
     })
 }
 
@@ -249,13 +256,6 @@ fn choices(route: &Route, asked: u32, members: &Members<'_>) -> Result<u32, Unre
     };
     let all = u64::from(asked).saturating_mul(prompts);
     u32::try_from(all).map_err(|_| Unreadable::Member { name: "prompt", expected: "fewer prompts" })
-}
-
-fn check_model(name: Option<String>) -> Result<String, Unreadable> {
-    let is_sound =
-        |name: &String| (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control);
-    let expected = "the name of a model, 1 to 256 bytes of text";
-    name.filter(is_sound).ok_or(Unreadable::Member { name: "model", expected })
 }
 
 fn flag(name: &'static str, found: Option<&Found<'_>>) -> Result<bool, Unreadable> {

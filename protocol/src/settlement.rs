@@ -124,6 +124,10 @@ pub struct Settlement {
     /// batches): it is charged at its full estimate at once.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub usage_never_comes: bool,
+    /// Whether the model may have made output that is billed and not seen, by what the request said of
+    /// thinking; absent when that says nothing, and the price list has to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub may_think: Option<bool>,
 }
 
 /// Gives back a hold whose call was never sent. Also sent when the hold's answer was never seen: if

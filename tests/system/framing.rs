@@ -93,20 +93,32 @@ async fn either_version_of_http_on_either_side_is_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn trailers_of_an_answer_arrive_and_end_it() {
-    let stack = Setup::default().http2_upstream().start().await;
-    stack.backend.org_budget("acme", "10.00").await;
-    let direct = FakeLlm::start().await.unwrap();
-    let bodies = [ping(), ping_stream(), usage_on()];
-    for (number, body) in bodies.iter().enumerate() {
-        let app = App::of("acme").with("x-fake-seed", &number.to_string()).with("x-fake-trailers", "1");
-        let expected = expected(&stack, &direct, &app, body).await;
-        let text = body.to_string();
-        let (answer, trailers) = raw::http2_with_trailers(stack.envoy.egress, &app, &[&text], None).await;
-        assert_eq!(answer.expect(200).text(), expected.text(), "{body}");
-        assert_eq!(trailers.get("x-fake-trailer"), Some(&HeaderValue::from_static("end")), "{body}");
+    for setup in [Setup::default(), Setup::default().http2_upstream()] {
+        let stack = setup.start().await;
+        stack.backend.org_budget("acme", "10.00").await;
+        let direct = FakeLlm::start().await.unwrap();
+        let bodies = [ping(), ping_stream(), usage_on()];
+        for (number, body) in bodies.iter().enumerate() {
+            let app = App::of("acme").with("x-fake-seed", &number.to_string());
+            let app = app.with("x-fake-trailers", "1").with("te", "trailers");
+            let expected = expected(&stack, &direct, &app, body).await;
+            let text = body.to_string();
+            let (answer, trailers) = raw::http2_with_trailers(stack.envoy.egress, &app, &[&text], None).await;
+            assert_eq!(answer.expect(200).text(), expected.text(), "{body}");
+            assert_eq!(trailers.get("x-fake-trailer"), Some(&HeaderValue::from_static("end")), "{body}");
+        }
+        // And to an app that speaks HTTP/1.1.
+        let body = ping_stream().to_string();
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: llm\r\nx-budget-org: acme\r\nx-fake-trailers: 1\r\nte: trailers\r\n\
+             connection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len(),
+        );
+        let answer = raw::http1(stack.envoy.egress, head.as_bytes()).await;
+        assert!(answer.ends_with("\r\n0\r\nx-fake-trailer: end\r\n\r\n"), "{answer}");
+        assert_exact(&stack, bodies.len() + 1).await;
+        stack.assert_healthy().await;
     }
-    assert_exact(&stack, bodies.len()).await;
-    stack.assert_healthy().await;
 }
 
 const STREAM: &str = "data: {\"id\":\"c1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"},\"finish_reason\":\"stop\"}]}\n\n\

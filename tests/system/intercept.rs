@@ -139,6 +139,9 @@ async fn llm_hosts_that_have_no_filter_get_no_connection() {
     // A domain whose names lead here by themselves, for a rule of each kind.
     let setup = setup(&authorities)
         .edit("{suffix: .amazonaws.com}", "{suffix: .localhost}")
+        .edit("{suffix: .vpce.amazonaws.com}", "{suffix: .vpce.localhost}")
+        .edit("{suffix: .api.aws}", "{suffix: .api.localhost}")
+        .edit("{suffix: .rep.googleapis.com}", "{suffix: .rep.localhost}")
         .edit("{suffix: -aiplatform.googleapis.com}", "{suffix: -aiplatform.localhost}")
         .edit("{exact: api.groq.com}", "{exact: groq.localhost}")
         .edit("port_value: 443\n", &format!("port_value: {}\n", front.addr.port()));
@@ -149,6 +152,9 @@ async fn llm_hosts_that_have_no_filter_get_no_connection() {
     let refused = [
         names[1],
         "bedrock-runtime-fips.us-gov-west-1.localhost",
+        "vpce-1-2.bedrock-runtime.us-east-1.vpce.localhost",
+        "bedrock-mantle.us-east-1.api.localhost",
+        "aiplatform.eu.rep.localhost",
         "europe-west4-aiplatform.localhost",
         "groq.localhost",
     ];
@@ -158,6 +164,12 @@ async fn llm_hosts_that_have_no_filter_get_no_connection() {
     let denied = stack.envoy.stats("unmetered.rbac.denied").await;
     assert_eq!(denied.values().sum::<u64>(), refused.len() as u64, "{denied:?}");
     assert_eq!(front.greetings().len(), 1, "none of them got as far");
+    for (name, details) in
+        [(names[0], Value::Null), (names[1], "rbac_access_denied_matched_policy[unmetered]".into())]
+    {
+        let line = stack.envoy.access_log_line(|line| line["sni"] == name).await;
+        assert_eq!(line["details"], details, "{line}");
+    }
     stack.assert_healthy().await;
 }
 
@@ -347,7 +359,7 @@ async fn an_unmodified_app_meets_other_hosts_themselves() {
         near.received.len()
     );
     assert_eq!(near, far, "what leaves the app is what arrives, and back");
-    let line = stack.envoy.access_log_line(|line| !line["passed"].is_null()).await;
-    assert_eq!(line["passed"], OTHER, "{line}");
+    let line = stack.envoy.access_log_line(|line| !line["sni"].is_null()).await;
+    assert_eq!((&line["sni"], &line["details"]), (&OTHER.into(), &Value::Null), "{line}");
     stack.assert_healthy().await;
 }

@@ -39,6 +39,7 @@ mod strict;
 mod tidy;
 mod tiers;
 mod tls_upstream;
+mod tracing;
 mod traps;
 mod unmeterable;
 mod vendor_list;

@@ -175,6 +175,7 @@ async fn a_settlement_sent_again_counts_once() {
         units: BTreeMap::new(),
         reported_cost_nanousd: None,
         usage_never_comes: false,
+        may_think: None,
     };
     let batch =
         SettlementBatch { version: VERSION, items: vec![SettlementItem::Settle(Box::new(settlement))] };

@@ -6,22 +6,29 @@ use purser_protocol::Payer;
 use sqlx::{PgPool, Row};
 
 use super::{MAX_ROWS, budgets_of};
+use crate::ledger::counters::names;
 use crate::lint::Used;
 
 /// Whether a budget is older than `$2` days and whether the rollup has calls of its place and models since.
-const USED: &str = r"
+const USED: &str = concat!(
+    r"
     select b.budget_id, b.created_at < now() - $2 * interval '1 day' as is_old,
-           exists (select from cost_daily_summary d
-                    where d.org = b.org and d.day >= (now() at time zone 'UTC')::date - $2
-                      and (b.team = '' or d.team = b.team or (b.team = '*' and d.team <> ''))
-                      and (b.user_name = '' or d.user_name = b.user_name or (b.user_name = '*' and d.user_name <> ''))
-                      and (b.models = '{}' or d.model like any (p.models))) as is_touched
+           exists (select from (
+                    select d.provider, d.model from cost_daily_summary d
+                     where d.org = b.org and d.day >= (now() at time zone 'UTC')::date - $2
+                       and (b.team = '' or d.team = b.team or (b.team = '*' and d.team <> ''))
+                       and (b.user_name = '' or d.user_name = b.user_name or (b.user_name = '*' and d.user_name <> ''))
+                     group by 1, 2) s
+                    where b.models = '{}' or exists (select from (values (1)) one",
+    names!(),
+    r"                where n4.name ilike any (p.models))) as is_touched
       from budgets b
      cross join lateral (
            select array(select replace(replace(replace(replace(replace(
                                m, '\', '\\'), '%', '\%'), '_', '\_'), '*', '%'), '?', '_')
                           from unnest(b.models) m) as models) p
-     where b.org = $1 and b.archived_at is null";
+     where b.org = $1 and b.archived_at is null"
+);
 
 /// The active budgets of an org with what use they were in the last days, who was charged in them, and
 /// the database's clock, Unix seconds.

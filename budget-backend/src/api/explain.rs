@@ -25,6 +25,7 @@ use crate::learned::LearnedLengths;
 use crate::ledger::decide::{KnownHolds, decide};
 use crate::ledger::look::{LookError, look};
 use crate::pricing::PriceBook;
+use crate::quote::Quotes;
 
 /// The facts of a request: the body of `POST /v1/holds`, of which version, id, tags and deadline don't
 /// matter.
@@ -134,7 +135,7 @@ async fn explained(pool: &PgPool, request: HoldRequest, known: &Known) -> Result
     let (prices, learned) = (Arc::clone(&known.prices), Arc::clone(&known.learned));
     let pricer = pricer_of(prices, learned, known.estimates, &request, &payer);
     let quoted = pricer.price(&request.call.model).map_err(ExplainError::Invalid)?;
-    let (terms, counters) = look(pool, &payer, &request.call.model).await?;
+    let (terms, counters) = look(pool, &payer, &pricer.names(&request.call.model), &pricer).await?;
     let caller = Caller::of(&request, &payer);
     let ask = ask(request.clone(), payer.clone(), quoted.quote.clone(), pricer.clone());
     let mut after = counters.clone();

@@ -177,7 +177,7 @@ impl Explanation {
             let amount = quote.as_ref().map_or(0, |quote| amount_of(terms, quote));
             TargetView {
                 model: model.clone(),
-                not_because: not_because(terms, quote.as_ref()),
+                not_because: not_because(terms, quote.as_ref(), &quoted.quote),
                 amounts: quote.as_ref().map(amounts),
                 budgets: budgets(terms, amount),
             }
@@ -225,10 +225,11 @@ fn without_payer(verdict: Verdict) -> Verdict {
     }
 }
 
-fn not_because(terms: &Terms, quote: Option<&Quote>) -> Option<&'static str> {
+fn not_because(terms: &Terms, quote: Option<&Quote>, asked: &Quote) -> Option<&'static str> {
     match quote {
         None => Some("the request can't be changed"),
         Some(quote) if quote.unknown_model => Some("it has no price of its own"),
+        Some(quote) if !quote.is_cheaper_than(asked) => Some("this call would cost no less by it"),
         Some(_) if terms.barred.is_some() => Some("a rule bars it"),
         Some(Quote { bound: Err(_), .. }) if terms.strict_budget().is_some() => {
             Some("a strict budget is touched and nothing bounds it")

@@ -172,12 +172,14 @@ fn settle(settlement: &Settlement, known: &Known<'_>) -> Result<Settle, String> 
     let service_tier = service_tier(settlement);
     let estimate_nanousd = estimate.cost_nanousd(&price, service_tier.as_deref());
     let estimate_nanousd = estimate_nanousd.unwrap_or(MAX_AMOUNT_NANOUSD).min(MAX_AMOUNT_NANOUSD);
+    let stands_for = known.prices.stands_for(&call.provider, &call.model, at_unix_s);
     let charge = charge(settlement, price, service_tier.as_deref(), &estimate, estimate_nanousd)?;
     known.flagged.warn_once(&call.provider, &call.model, charge.price_flag, &charge.unpriced);
     let duration = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
     Ok(Settle {
         payer: settlement.payer.clone(),
         subject: subject(settlement),
+        stands_for: stands_for.map(ToOwned::to_owned).collect(),
         asked_model: settlement
             .asked_model
             .clone()
@@ -276,7 +278,7 @@ fn charge(
 /// What is known of a settlement's cost, and what of it had no known price. What was seen of an answer is
 /// not all of it when the answer came whole but its usage did not, or never will; when it was not a
 /// stream, since a provider sends such an answer only once all of it is made; or when the model thinks
-/// out of sight.
+/// out of sight, unless the request keeps it from that.
 fn cost(
     settlement: &Settlement,
     price: &Price,
@@ -305,7 +307,7 @@ fn cost(
             let seen = priced(&Usage { input_tokens, output_tokens, ..settlement.usage })?;
             let all_seen = settlement.call.stream
                 && settlement.ending != Ending::Complete
-                && !price.reasons
+                && !settlement.may_think.unwrap_or(price.reasons)
                 && !seen.at_least
                 && !settlement.usage_never_comes;
             let cost = if all_seen { Cost::Exactly(seen.nanousd) } else { Cost::AtLeast(seen.nanousd) };

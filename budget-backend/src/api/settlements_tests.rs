@@ -32,6 +32,7 @@ fn settlement() -> Settlement {
         units: BTreeMap::new(),
         reported_cost_nanousd: None,
         usage_never_comes: false,
+        may_think: None,
     }
 }
 

@@ -49,10 +49,32 @@ pub const LOCK_COUNTERS: &str = "
      order by c.org, c.budget_id, c.subject, c.period_start
        for update of c";
 
-/// What counters that don't exist yet would start from.
+/// The names `n4.name` of the models `s.provider`, `s.model`, as [`crate::pattern::Names`] has them: of the
+/// price list only aliases, and of escapes only those of `/` and `:`.
+macro_rules! names {
+    () => {
+        r#"
+             cross join lateral (select s.model collate "C" as name union all
+                  select a.target_model collate "C" from model_aliases a
+                   where a.provider = s.provider and a.alias = s.model
+                     and not exists (select from model_prices r where r.provider = s.provider and r.model = s.model)) n0
+             cross join lateral (values (n0.name), (regexp_replace(regexp_replace(regexp_replace(n0.name,
+                  '%25', '%', 'g'), '%2f', '/', 'gi'), '%3a', ':', 'gi'))) n1 (name)
+             cross join lateral (values (n1.name), (regexp_replace(n1.name, '^.*/', ''))) n2 (name)
+             cross join lateral (values (n2.name), (regexp_replace(n2.name,
+                  '^(us|us-gov|eu|apac|global|jp|au|ca|sa)\.', '', 'i'))) n3 (name)
+             cross join lateral (values (n3.name), (regexp_replace(n3.name,
+                  '(.)(-\d{4}-\d{2}-\d{2}|[-@]\d{8})$', '\1'))) n4 (name)
+        "#
+    };
+}
+pub(crate) use names;
+
+/// What counters that don't exist yet would start from. A budget for some models counts those of the summary's
+/// days that go by a name that its patterns match.
 macro_rules! openings {
     () => {
-        r"
+        concat!(r"
     select k.org, k.budget_id, k.subject, k.period_start, opening.nanousd, opening.nanousd
       from (select org, budget_id, subject, to_timestamp(period_unix_s) as period_start
               from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) as k (org, budget_id, subject, period_unix_s)) k
@@ -64,30 +86,41 @@ macro_rules! openings {
                   date_trunc('day', e.at, 'UTC') as last_day, date_trunc('hour', e.at, 'UTC') as last_hour,
                   case b.team when '*' then k.subject else b.team end as team,
                   case b.user_name when '*' then k.subject else b.user_name end as user_name,
-                  (select coalesce(array_agg(replace(replace(replace(replace(replace(
-                              m, '\', '\\'), '%', '\%'), '_', '\_'), '*', '%'), '?', '_')), '{}')
-                     from unnest(b.models) m) as models
+                  b.models = '{}' as of_all_models
       ) p
+      cross join lateral (
+           select coalesce(array_agg(distinct s.provider || chr(31) || s.model), '{}') as models
+             from (select array_agg(replace(replace(replace(replace(replace(
+                              m, '\', '\\'), '%', '\%'), '_', '\_'), '*', '%'), '?', '_')) as likes
+                     from unnest(b.models) m) l
+             join (select distinct d.provider, d.model from cost_daily_summary d
+                    where not p.of_all_models and d.org = k.org
+                      and d.day >= (k.period_start at time zone 'UTC')::date
+                      and d.day <= (e.at at time zone 'UTC')::date) s on true
+"
+        , names!(), r"
+            where n4.name ilike any (l.likes)
+      ) c
       cross join lateral (
            select least(9223372036854775807,
                    coalesce((select sum(d.cost_nanousd) from cost_daily_summary d
                       where d.org = k.org and d.day >= (p.first_day at time zone 'UTC')::date
                         and d.day < (p.last_day at time zone 'UTC')::date
                         and (p.team = '' or d.team = p.team) and (p.user_name = '' or d.user_name = p.user_name)
-                        and (p.models = '{}' or d.model like any (p.models))), 0)
+                        and (p.of_all_models or d.provider || chr(31) || d.model = any (c.models))), 0)
                  + coalesce((select sum(u.cost_nanousd)
                        from (values (p.first_hour, least(p.first_day, p.last_hour)),
                                     (greatest(p.first_day, p.last_day), p.last_hour)) as h (start, until)
                        join usage_hourly u on u.org = k.org and u.hour >= h.start and u.hour < h.until
                       where (p.team = '' or u.team = p.team) and (p.user_name = '' or u.user_name = p.user_name)
-                        and (p.models = '{}' or u.model like any (p.models))), 0)
+                        and (p.of_all_models or u.provider || chr(31) || u.model = any (c.models))), 0)
                  + coalesce((select sum(r.cost_nanousd)
                        from (values (k.period_start, least(p.first_hour, e.at)),
                                     (greatest(p.first_hour, p.last_hour), e.at)) as m (start, until)
                        join llm_requests r on r.org = k.org and r.occurred_at >= m.start and r.occurred_at < m.until
                       where (p.team = '' or r.team = p.team) and (p.user_name = '' or r.user_name = p.user_name)
-                        and (p.models = '{}' or r.model like any (p.models))), 0))::bigint as nanousd
-      ) opening"
+                        and (p.of_all_models or r.provider || chr(31) || r.model = any (c.models))), 0))::bigint as nanousd
+      ) opening")
     };
 }
 

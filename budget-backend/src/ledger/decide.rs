@@ -205,7 +205,7 @@ pub fn decide<'a>(
                     needed_nanousd: run.amount_nanousd,
                     degraded_to: run.model.map(ToOwned::to_owned),
                     strict: run.strict.is_some(),
-                    exhausted: steps::is_exhausted(ask, terms, counters),
+                    exhausted: steps::is_exhausted(terms, counters),
                 }));
             }
         },

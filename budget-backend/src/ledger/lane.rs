@@ -4,7 +4,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use purser_protocol::Payer;
 use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -15,6 +14,7 @@ use super::store::{Locked, NewHold, Session, Written};
 use super::terms::{Terms, terms};
 use super::{HoldAsk, HoldFailure};
 use crate::budget::Scope;
+use crate::pattern::Names;
 
 /// Most holds decided in one transaction.
 const MAX_BATCH: usize = 1_024;
@@ -120,8 +120,8 @@ impl BatchError {
 /// The holds of a batch, and what they have in common.
 struct Batch<'a> {
     asks: &'a [&'a HoldAsk],
-    /// The different payers and models: what is set for them is worked out once each.
-    callers: Vec<(&'a Payer, &'a str)>,
+    /// The different payers and models, each by its first hold: what is set for them is worked out once each.
+    callers: Vec<(&'a HoldAsk, Names)>,
     /// For each hold, its caller.
     caller_of: Vec<usize>,
     scopes: BTreeSet<Scope>,
@@ -137,15 +137,15 @@ impl<'a> Batch<'a> {
         let caller_of = asks
             .iter()
             .map(|ask| {
-                let caller = (&ask.payer, ask.model.as_str());
+                let caller = (&ask.payer, ask.provider.as_str(), ask.model.as_str());
                 *numbers.entry(caller).or_insert_with(|| {
-                    callers.push(caller);
+                    callers.push((*ask, ask.others.names(&ask.model)));
                     callers.len().saturating_sub(1)
                 })
             })
             .collect();
-        let scopes = callers.iter().flat_map(|(payer, _)| Scope::candidates(payer)).collect();
-        let orgs = callers.iter().map(|(payer, _)| payer.org.as_str()).collect();
+        let scopes = callers.iter().flat_map(|(ask, _)| Scope::candidates(&ask.payer)).collect();
+        let orgs = callers.iter().map(|(ask, _)| ask.payer.org.as_str()).collect();
         Self { asks, callers, caller_of, scopes, orgs, look_up_ids: false }
     }
 
@@ -321,7 +321,9 @@ impl Lane {
         let now_unix_us = self.clock.map_or(0, |(at, unix_us)| {
             unix_us.saturating_add(i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX))
         });
-        let of = |(payer, model): &(&Payer, &str)| Ok(terms(&self.policies, payer, model, now_unix_us)?);
+        let of = |(ask, names): &(&HoldAsk, Names)| {
+            Ok(terms(&self.policies, &ask.payer, names, ask.others.as_ref(), now_unix_us)?)
+        };
         batch.callers.iter().map(of).collect()
     }
 }

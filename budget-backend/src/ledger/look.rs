@@ -12,6 +12,8 @@ use super::policy_rows::read_policies;
 use super::store::counter;
 use super::terms::{Terms, terms};
 use crate::budget::Scope;
+use crate::pattern::Names;
+use crate::quote::Quotes;
 use crate::window::WindowError;
 
 /// Why nothing could be seen.
@@ -25,11 +27,16 @@ pub enum LookError {
     Window(#[from] WindowError),
 }
 
-/// The terms of a call just now, and every counter that it may touch.
+/// The terms of a call to the model of these names just now, and every counter that it may touch.
 ///
 /// # Errors
 /// [`LookError`].
-pub async fn look(pool: &PgPool, payer: &Payer, model: &str) -> Result<(Terms, Counters), LookError> {
+pub async fn look(
+    pool: &PgPool,
+    payer: &Payer,
+    model: &Names,
+    others: &dyn Quotes,
+) -> Result<(Terms, Counters), LookError> {
     let mut transaction = pool.begin().await?;
     sqlx::query("set transaction isolation level repeatable read, read only")
         .execute(&mut *transaction)
@@ -37,7 +44,7 @@ pub async fn look(pool: &PgPool, payer: &Payer, model: &str) -> Result<(Terms, C
     let scopes: BTreeSet<Scope> = Scope::candidates(payer).into_iter().collect();
     let mut policies = Policies::default();
     let now_unix_us = read_policies(&mut transaction, &scopes, &mut policies).await?;
-    let terms = terms(&policies, payer, model, now_unix_us)?;
+    let terms = terms(&policies, payer, model, others, now_unix_us)?;
     let keys: BTreeSet<CounterKey> = terms.all_touches().map(|touch| touch.key.clone()).collect();
     let k = KeyColumns::new(&keys);
     let rows = sqlx::query(READ_COUNTERS)

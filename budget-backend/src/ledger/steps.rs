@@ -1,8 +1,8 @@
 //! The steps of budgets' ladders for one call. Pure.
 //!
 //! In this order: *degrade*, once, by the first enforcing budget from org to user that is used up so far,
-//! names the model in its map, and whose target may run (it has a price, and the rules let it); from then
-//! on the call is that model's, in every budget that covers that one. *Clamp*, if it doesn't fit and every
+//! names the model in its map, and whose target may run (it has a price, this call costs less by it, and the
+//! rules let it); from then on the call is that model's, in every budget that covers that one. *Clamp*, if it doesn't fit and every
 //! budget that is short clamps, to what the smallest remainder pays. Else it is refused. Shadow budgets
 //! tell what each of them would have done alone. Under an override no budget refuses, so none steps in.
 
@@ -128,12 +128,13 @@ pub(super) fn degrade<'a>(ask: &HoldAsk, asked: Run<'a>, counters: &Counters) ->
 
 fn degraded_by<'a>(touch: &Touch, ask: &HoldAsk, asked: &Run<'a>, counters: &Counters) -> Option<Run<'a>> {
     let degrade = touch.ladder.degrade.as_ref()?;
-    let target = degrade.target(&ask.model)?;
+    let target = degrade.target_of(&asked.terms.names)?;
     if !reaches(touch, counters, asked.amount_nanousd, degrade.at_percent) {
         return None;
     }
     let (target, terms) = asked.terms.targets.get_key_value(target)?;
-    let quote = ask.others.quote(target).filter(|quote| !quote.unknown_model)?;
+    let quote =
+        ask.others.quote(target).filter(|quote| !quote.unknown_model && quote.is_cheaper_than(&ask.quote))?;
     if terms.barred.is_some() {
         return None;
     }
@@ -237,7 +238,7 @@ pub fn used_percent(touch: &Touch, counter: Counter) -> u32 {
 /// Whether any call of this payer to this model by this API is refused just now, however little it costs:
 /// what was spent alone reaches a limit, and so it is for every model that a ladder may degrade to. What
 /// clamps could lower a cap to costs something as well.
-pub(super) fn is_exhausted(ask: &HoldAsk, terms: &Terms, counters: &Counters) -> bool {
+pub(super) fn is_exhausted(terms: &Terms, counters: &Counters) -> bool {
     let spent_up = |terms: &Terms| {
         terms.touches.iter().filter(|touch| touch.enforces()).any(|touch| {
             let counter = standing(touch, counters);
@@ -245,7 +246,7 @@ pub(super) fn is_exhausted(ask: &HoldAsk, terms: &Terms, counters: &Counters) ->
         })
     };
     let enforcing = terms.touches.iter().filter(|touch| touch.enforces());
-    let mut ways_out = enforcing.filter_map(|touch| terms.targets.get(touch.ladder.target(&ask.model)?));
+    let mut ways_out = enforcing.filter_map(|touch| terms.targets.get(touch.ladder.target_of(&terms.names)?));
     spent_up(terms) && ways_out.all(|terms| terms.barred.is_some() || spent_up(terms))
 }
 

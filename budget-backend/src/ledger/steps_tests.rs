@@ -9,6 +9,7 @@ use super::super::decide::{CounterKey, CounterRef, Decision, Grant, KnownHolds, 
 use super::*;
 use crate::estimate::Bound;
 use crate::ladder::{Clamp, Degrade, Ladder};
+use crate::pattern::Names;
 use crate::window::Period;
 
 const DEAR: &str = "gpt-5.4";
@@ -87,6 +88,7 @@ fn targeting(touches: &[Touch], of_target: &[Touch]) -> Terms {
     let target = Terms { touches: of_target.to_vec(), at_unix_s: 80_000, ..Terms::default() };
     Terms {
         touches: touches.to_vec(),
+        names: Names::of(DEAR, []),
         targets: BTreeMap::from([(CHEAP.to_owned(), target)]),
         at_unix_s: 80_000,
         ..Terms::default()
@@ -169,6 +171,34 @@ fn the_steps_follow_one_another_as_a_budget_is_used_up() {
     let refused = refusal(&ask(1), &terms, 971);
     assert_eq!((refused.needed_nanousd, refused.exhausted), (110, false));
     assert!(refusal(&ask(1), &terms, 1_000).exhausted);
+}
+
+#[test]
+fn a_target_by_which_the_call_costs_no_less_is_no_step_and_the_next_budget_s_is_looked_at() {
+    let quoting =
+        |rate| HoldAsk { others: Arc::new(BTreeMap::from([(CHEAP.to_owned(), quote(rate, 100))])), ..ask(1) };
+    let one = [touch(1, 1_000, ladder(0, 1, 20))];
+    for (rate, model) in [(4, Some(CHEAP)), (5, None), (6, None)] {
+        let granted = grant(&quoting(rate), &terms(&one), 0);
+        assert_eq!(granted.rewrite.model.as_deref(), model, "{rate}");
+        assert_eq!(steps(&granted).is_empty(), model.is_none(), "{rate}");
+        // A shadow would have done no more.
+        let noted = grant(&quoting(rate), &terms(&one.clone().map(shadow)), 0);
+        assert_eq!(steps(&noted).is_empty(), model.is_none(), "{rate}");
+    }
+    // What the dearer one is passed over for is clamped as what it is.
+    assert_eq!(shape(&grant(&quoting(6), &terms(&one), 800)), (200, None, Some(38)));
+    let other = "gpt-5.4-mini";
+    let mut two = [one[0].clone(), touch(2, 1_000, ladder(0, 1, 0))];
+    let models = BTreeMap::from([("GPT-5.4".to_owned(), other.to_owned())]);
+    two[1].ladder =
+        Arc::new(Ladder { degrade: Some(Degrade { at_percent: 1, models }), ..Ladder::default() });
+    let mut terms = terms(&two);
+    terms.targets.insert(other.to_owned(), Terms { touches: two.to_vec(), ..Terms::default() });
+    let others = BTreeMap::from([(CHEAP.to_owned(), quote(6, 100)), (other.to_owned(), quote(1, 100))]);
+    let degraded = grant(&HoldAsk { others: Arc::new(others), ..ask(1) }, &terms, 0);
+    assert_eq!(degraded.rewrite.model.as_deref(), Some(other));
+    assert_eq!(steps(&degraded), [(2, Mode::Enforce, Step::Degrade)]);
 }
 
 #[test]

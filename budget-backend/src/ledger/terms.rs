@@ -9,6 +9,8 @@ use super::decide::{CounterKey, CounterRef};
 use super::policies::{Policies, ScopePolicy};
 use crate::budget::{Budget, Mode, Scope, matching};
 use crate::ladder::Ladder;
+use crate::pattern::Names;
+use crate::quote::Quotes;
 use crate::rules::{Barred, barred, in_force};
 use crate::window::{Period, WindowError, period};
 
@@ -64,6 +66,8 @@ pub struct Terms {
     pub unbudgeted: Vec<Tier>,
     /// Whether models without a price of their own are refused.
     pub deny_unknown_models: bool,
+    /// The names of the model.
+    pub names: Names,
     /// The instant they are of, Unix seconds.
     pub at_unix_s: i64,
     /// By model: the terms of what a budget's ladder may degrade the call to. They have none themselves,
@@ -104,7 +108,7 @@ impl Terms {
 pub fn touched<'a>(
     budgets: impl IntoIterator<Item = &'a Budget>,
     payer: &Payer,
-    model: &str,
+    model: &Names,
     now_unix_s: i64,
 ) -> Result<Vec<Touch>, WindowError> {
     matching(budgets, payer, model)
@@ -133,20 +137,23 @@ pub fn touched<'a>(
 }
 
 /// The terms of a call at an instant, from what is set at its payer's scopes, with those of every model
-/// that a ladder may degrade it to.
+/// that a ladder may degrade it to, whose names `others` knows.
 ///
 /// # Errors
 /// [`WindowError`] when a period can't be placed on the calendar.
 pub fn terms(
     policies: &Policies,
     payer: &Payer,
-    model: &str,
+    model: &Names,
+    others: &dyn Quotes,
     now_unix_us: i64,
 ) -> Result<Terms, WindowError> {
-    let mut terms = terms_of_model(policies, payer, model, now_unix_us)?;
+    let mut terms = terms_of_model(policies, payer, model.clone(), now_unix_us)?;
     let says = terms.touches.iter().filter(|touch| !touch.replaced);
-    let targets: BTreeSet<&str> = says.filter_map(|touch| touch.ladder.target(model)).collect();
-    let of = |target: &str| Ok((target.to_owned(), terms_of_model(policies, payer, target, now_unix_us)?));
+    let targets: BTreeSet<&str> = says.filter_map(|touch| touch.ladder.target_of(model)).collect();
+    let of = |target: &str| {
+        Ok((target.to_owned(), terms_of_model(policies, payer, others.names(target), now_unix_us)?))
+    };
     terms.targets = targets.into_iter().map(of).collect::<Result<_, WindowError>>()?;
     Ok(terms)
 }
@@ -154,13 +161,13 @@ pub fn terms(
 fn terms_of_model(
     policies: &Policies,
     payer: &Payer,
-    model: &str,
+    names: Names,
     now_unix_us: i64,
 ) -> Result<Terms, WindowError> {
     let scopes = Scope::candidates(payer);
     let set: Vec<&ScopePolicy> = scopes.iter().filter_map(|scope| policies.get(scope)).collect();
     let budgets = set.iter().flat_map(|policy| &policy.budgets);
-    let touches = touched(budgets, payer, model, now_unix_us.div_euclid(1_000_000))?;
+    let touches = touched(budgets, payer, &names, now_unix_us.div_euclid(1_000_000))?;
     let budgeted: BTreeSet<Tier> =
         touches.iter().filter(|touch| touch.enforces()).map(|touch| touch.tier).collect();
     let rules = set.iter().filter_map(|policy| policy.rule.as_ref());
@@ -169,11 +176,12 @@ fn terms_of_model(
     let required = rules.clone().flat_map(|rule| &rule.required_tiers).find(|tier| !budgeted.contains(tier));
     let named = [Some(Tier::Org), payer.team.as_ref().map(|_| Tier::Team), user_tier(payer)];
     Ok(Terms {
-        barred: barred(rules, model).or(required.copied().map(Barred::NoBudget)),
+        barred: barred(rules, &names).or(required.copied().map(Barred::NoBudget)),
         override_id: lifted.map(|entry| entry.override_id),
         override_until_unix_us: lifted.map(|entry| entry.expires_unix_us),
         unbudgeted: named.into_iter().flatten().filter(|tier| !budgeted.contains(tier)).collect(),
         touches,
+        names,
         deny_unknown_models,
         at_unix_s: now_unix_us.div_euclid(1_000_000),
         targets: BTreeMap::new(),
@@ -189,6 +197,7 @@ fn user_tier(payer: &Payer) -> Option<Tier> {
 mod tests {
     use super::*;
     use crate::pattern::Patterns;
+    use crate::quote::Quote;
     use crate::rules::{Override, Rule};
     use jiff::tz::TimeZone;
 
@@ -227,7 +236,8 @@ mod tests {
         for (scope, policy) in policies {
             set.insert(1, scope.clone(), policy.clone());
         }
-        terms(&set, &payer(), "gpt-4o", now_unix_us).unwrap()
+        terms(&set, &payer(), &Names::of("gpt-4o", []), &BTreeMap::<String, Quote>::new(), now_unix_us)
+            .unwrap()
     }
 
     #[test]

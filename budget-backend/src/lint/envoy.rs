@@ -1,34 +1,45 @@
 //! Reads an Envoy's `/config_dump` for ways to LLM hosts that lack the filter. Pure.
 //!
 //! A way is a route of a filter chain, or a chain that passes connections on as they are. It leads to an
-//! LLM when its cluster's endpoint or SNI is a known LLM host, when the route writes such a host, or when
-//! the chain passes on every SNI that no other chain picks and that it doesn't refuse. Listeners are read
+//! LLM when its cluster's endpoint or SNI is a known LLM host, when the route writes such a host, when its
+//! virtual host's domains stand for one and its cluster goes wherever they say, or when the chain passes on
+//! every SNI that no other chain picks and that it doesn't refuse. Listeners are read
 //! as they are in force, not as the bootstrap wrote them, so that each counts once. What a control plane
 //! has not sent yet isn't in a dump; what of it can't be followed is said by [`super::unread`].
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use super::domains::{Reach, reaches};
 use super::names::{picked, refuses};
 use super::switches::{Metering, is_purser, metering};
 use crate::pattern::Patterns;
 
 /// Hosts of LLM APIs, as patterns.
-pub const LLM_HOSTS: [&str; 28] = [
+pub const LLM_HOSTS: [&str; 40] = [
     "api.openai.com",
     "*.api.openai.com",
     "*.openai.azure.com",
+    "*.openai.azure.us",
     "*.cognitiveservices.azure.com",
+    "*.cognitiveservices.azure.us",
     "*.services.ai.azure.com",
     "*.models.ai.azure.com",
     "api.anthropic.com",
     "generativelanguage.googleapis.com",
     "aiplatform.googleapis.com",
     "*-aiplatform.googleapis.com",
+    "aiplatform.*.rep.googleapis.com",
     "bedrock-runtime.*.amazonaws.com",
     "bedrock-runtime-fips.*.amazonaws.com",
+    "bedrock-runtime.*.api.aws",
+    "bedrock-runtime-fips.*.api.aws",
+    "bedrock-mantle.*.api.aws",
+    "*.bedrock-runtime.*.vpce.amazonaws.com",
+    "*.bedrock-runtime-fips.*.vpce.amazonaws.com",
     "api.cohere.com",
     "api.cohere.ai",
     "api.mistral.ai",
@@ -45,6 +56,10 @@ pub const LLM_HOSTS: [&str; 28] = [
     "api-inference.huggingface.co",
     "api.voyageai.com",
     "api.jina.ai",
+    "models.github.ai",
+    "api.deepinfra.com",
+    "integrate.api.nvidia.com",
+    "api.replicate.com",
 ];
 
 /// A way to LLM hosts without the filter.
@@ -75,12 +90,15 @@ pub fn bypasses(dump: &Value) -> Result<Vec<Bypass>, String> {
 }
 
 pub(super) struct Dump<'a> {
-    hosts: Patterns,
+    /// [`LLM_HOSTS`].
+    pub(super) hosts: Patterns,
     pub(super) listeners: Vec<&'a Value>,
     /// The LLM hosts that a cluster leads to, by its name.
     llm_clusters: BTreeMap<&'a str, Vec<String>>,
     /// Clusters that lead to whatever host the connection or request names.
     open_clusters: Vec<&'a str>,
+    /// Clusters all of whose endpoints have a name, which tells where they lead.
+    named_clusters: Vec<&'a str>,
     pub(super) routes: BTreeMap<&'a str, &'a Value>,
 }
 
@@ -134,9 +152,11 @@ impl<'a> Dump<'a> {
             all(&[("static_route_configs", &["route_config"]), ("dynamic_route_configs", &["route_config"])]);
         let llm = clusters.iter().map(|cluster| (text(&cluster["name"]), llm_hosts(cluster, &hosts)));
         let open = clusters.iter().filter(|cluster| is_open(cluster));
+        let named = clusters.iter().filter(|cluster| is_named(cluster));
         Self {
             llm_clusters: llm.filter(|(_, hosts)| !hosts.is_empty()).collect(),
             open_clusters: open.map(|cluster| text(&cluster["name"])).collect(),
+            named_clusters: named.map(|cluster| text(&cluster["name"])).collect(),
             listeners: all(&[
                 ("static_listeners", &["listener"]),
                 ("dynamic_listeners", &["active_state", "listener"]),
@@ -175,9 +195,10 @@ impl<'a> Dump<'a> {
         let hosts =
             routes.into_iter().flat_map(|table| each(&table["virtual_hosts"]).map(move |h| (table, h)));
         for (table, host) in hosts {
+            let reaches = reaches(table, host, &self.hosts);
             for (number, route) in each(&host["routes"]).enumerate() {
                 let route_name = format!("{}[{number}]", text(&host["name"]));
-                for target in self.targets(host, &route["route"]) {
+                for target in self.targets(&reaches, &route["route"]) {
                     // The most specific says whether a filter is on.
                     let because = match metering(&filters, &[target.entry, route, host, table]) {
                         Metering::On => continue,
@@ -197,20 +218,23 @@ impl<'a> Dump<'a> {
     }
 
     /// Where a route leads, as far as that is an LLM host.
-    fn targets(&self, host: &Value, action: &'a Value) -> Vec<Target<'a>> {
+    fn targets(&self, reaches: &[Reach], action: &'a Value) -> Vec<Target<'a>> {
         let written = [&action["host_rewrite_literal"], &action["host_rewrite"]];
         let written: Vec<String> =
             written.into_iter().map(text).filter(|name| self.is_llm(name)).map(str::to_owned).collect();
-        let weighted = each(&action["weighted_clusters"]["clusters"]);
-        let clusters = std::iter::once((text(&action["cluster"]), &Value::Null))
-            .chain(weighted.map(|entry| (text(&entry["name"]), entry)))
-            .filter(|(name, _)| !name.is_empty());
-        clusters
+        clusters(action)
             .filter_map(|(cluster, entry)| {
                 let mut hosts = written.clone();
                 hosts.extend(self.llm_clusters.get(cluster).into_iter().flatten().cloned());
-                if self.open_clusters.contains(&cluster) {
-                    hosts.extend(each(&host["domains"]).map(text).flat_map(|domain| self.of_domain(domain)));
+                let is_open = self.open_clusters.contains(&cluster);
+                let is_blind = self.leads_by_name(action, cluster) == Some(false);
+                for reach in reaches {
+                    match reach {
+                        Reach::One(host) if is_open || is_blind => hosts.push(host.clone()),
+                        Reach::Some(some) if is_open => hosts.extend_from_slice(some),
+                        Reach::Any if is_open => hosts.push("every LLM host".to_owned()),
+                        _ => {}
+                    }
                 }
                 hosts.sort();
                 hosts.dedup();
@@ -219,13 +243,32 @@ impl<'a> Dump<'a> {
             .collect()
     }
 
-    /// The LLM hosts that a virtual host's domain covers.
-    fn of_domain(&self, domain: &str) -> Vec<String> {
-        let domain = domain.split(':').next().unwrap_or_default();
-        if domain == "*" {
-            return vec!["every LLM host".to_owned()];
-        }
-        if self.is_llm(domain) { vec![domain.to_owned()] } else { Vec::new() }
+    /// Whether a cluster that isn't known for an LLM's leads to hosts with names, or to addresses that tell
+    /// nothing; neither where something else says where calls go.
+    fn leads_by_name(&self, action: &Value, cluster: &str) -> Option<bool> {
+        let is_written = [&action["host_rewrite_literal"], &action["host_rewrite"]];
+        let is_told = is_written.into_iter().any(|name| !text(name).is_empty())
+            || self.llm_clusters.contains_key(cluster)
+            || self.open_clusters.contains(&cluster);
+        (!is_told).then(|| self.named_clusters.contains(&cluster))
+    }
+
+    /// Clusters of a route whose domains stand for LLM hosts, or may, and that may lead there or elsewhere:
+    /// each with its entry among weighted ones, and with such a host.
+    pub(super) fn doubtful<'r>(
+        &'r self,
+        reaches: &'r [Reach],
+        action: &'a Value,
+    ) -> impl Iterator<Item = (&'a str, &'a Value, &'r str)> {
+        clusters(action).filter_map(|(cluster, entry)| {
+            let by_name = self.leads_by_name(action, cluster)?;
+            let host = reaches.iter().find_map(|reach| match reach {
+                Reach::One(host) if by_name => Some(host),
+                Reach::Some(hosts) if !by_name => hosts.first(),
+                _ => None,
+            })?;
+            Some((cluster, entry, host.as_str()))
+        })
     }
 
     /// Connections that a chain passes on as they are.
@@ -264,6 +307,14 @@ impl<'a> Dump<'a> {
     fn is_llm(&self, host: &str) -> bool {
         self.hosts.any_match(&host.to_ascii_lowercase())
     }
+}
+
+/// The clusters of a route's action, with their entries among weighted ones.
+fn clusters(action: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let weighted = each(&action["weighted_clusters"]["clusters"]);
+    std::iter::once((text(&action["cluster"]), &Value::Null))
+        .chain(weighted.map(|entry| (text(&entry["name"]), entry)))
+        .filter(|(name, _)| !name.is_empty())
 }
 
 /// Where a route leads.
@@ -321,6 +372,16 @@ fn llm_hosts(cluster: &Value, hosts: &Patterns) -> Vec<String> {
     found.sort();
     found.dedup();
     found
+}
+
+/// Whether all of a cluster's endpoints have a name rather than an address.
+fn is_named(cluster: &Value) -> bool {
+    let mut addresses = each(&cluster["load_assignment"]["endpoints"])
+        .flat_map(|locality| each(&locality["lb_endpoints"]))
+        .map(|endpoint| text(&endpoint["endpoint"]["address"]["socket_address"]["address"]))
+        .peekable();
+    let is_name = |address: &str| !address.is_empty() && address.parse::<IpAddr>().is_err();
+    addresses.peek().is_some() && addresses.all(is_name)
 }
 
 /// Whether a cluster leads to whatever host a connection or request names.

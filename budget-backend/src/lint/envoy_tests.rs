@@ -92,6 +92,7 @@ fn a_name_that_a_chain_refuses_does_not_pass() {
     for (chain, refused) in [
         (refusing("DENY", any(), name("exact", "API.groq.com")), vec!["api.groq.com"]),
         (refusing("DENY", any(), name("suffix", ".openai.azure.com")), vec!["*.openai.azure.com"]),
+        (refusing("DENY", any(), name("contains", "API.nvidia")), vec!["integrate.api.nvidia.com"]),
         (refusing("DENY", any(), both.clone()), vec!["bedrock-runtime.*.amazonaws.com"]),
         (
             refusing("DENY", any(), json!({"or_rules": {"rules": [both, name("exact", "api.x.ai")]}})),
@@ -116,6 +117,66 @@ fn a_name_that_a_chain_refuses_does_not_pass() {
     }
 }
 
+/// A route table's chain: per virtual host its domain and cluster, with our filter off.
+fn by_domain(hosts: &[(&str, &str)]) -> Value {
+    let hosts = hosts.iter().map(|(domain, cluster)| {
+        json!({"name": domain, "domains": [domain], "routes": [{"route": {"cluster": cluster}}],
+            "typed_per_filter_config": {"metering": {"disabled": true}}})
+    });
+    let hosts: Vec<Value> = hosts.collect();
+    let mut chain = manager(json!([purser()]), json!([]));
+    chain["filters"][0]["typed_config"]["route_config"]["virtual_hosts"] = json!(hosts);
+    chain
+}
+
+#[test]
+fn domains_that_may_be_an_llms_are_found_where_the_cluster_tells_nothing() {
+    let both = ["*.api.openai.com", "api.openai.com"];
+    // What is found, and whether it is said that it couldn't be checked.
+    for (domain, cluster, expected, is_unchecked) in [
+        ("*.openai.com", "any", Some(&both[..]), false),
+        ("*.openai.com", "forward", Some(&both[..]), false),
+        ("API.openai.com:443", "forward", Some(&both[1..]), false),
+        ("*.example.com", "forward", None, false),
+        // By its address.
+        ("api.openai.com", "address", Some(&both[1..]), false),
+        ("api.openai.com", "discovered", Some(&both[1..]), false),
+        ("*.openai.com", "address", None, true),
+        ("example.com", "address", None, false),
+        ("*", "address", None, false),
+        // By a name that is none of an LLM's: perhaps the next proxy's.
+        ("api.openai.com", "other", None, true),
+        ("*.openai.com", "other", None, false),
+        ("*.openai.com", "openai", Some(&both[1..]), false),
+    ] {
+        let chains = [by_domain(&[(domain, cluster)])];
+        let hosts: Vec<Vec<String>> = ways(&chains).into_iter().map(|bypass| bypass.hosts).collect();
+        let expected: Vec<Vec<&str>> = expected.map(<[&str]>::to_vec).into_iter().collect();
+        assert_eq!(hosts, expected, "{domain} {cluster}");
+        let unchecked = crate::lint::unread::unread(&dump(&chains)).unwrap();
+        assert_eq!(unchecked.len(), usize::from(is_unchecked), "{domain} {cluster}: {unchecked:?}");
+        if let [unchecked] = &unchecked[..] {
+            let message = format!(
+                "listener l, chain 0: route {domain}[0] takes calls for api.openai.com to cluster {cluster}, which doesn't tell whose it is, and is not metered; not checked"
+            );
+            assert_eq!(unchecked.message, message);
+        }
+        // Metered, it may lead anywhere.
+        let mut metered = chains;
+        let host = &mut metered[0]["filters"][0]["typed_config"]["route_config"]["virtual_hosts"][0];
+        host["typed_per_filter_config"] = json!({});
+        assert_eq!(ways(&metered), []);
+        assert_eq!(crate::lint::unread::unread(&dump(&metered)).unwrap(), []);
+    }
+    let for_all: Vec<String> =
+        LLM_HOSTS.iter().filter(|host| host.ends_with(".com")).map(|host| (*host).to_owned()).collect();
+    let found = ways(&[by_domain(&[("*.com", "forward")])]);
+    assert!(for_all.iter().all(|host| found[0].hosts.contains(host)), "{found:?}");
+    // A host that another domain picks isn't reached.
+    let found = ways(&[by_domain(&[("*.openai.com", "forward"), ("api.openai.com", "other")])]);
+    assert_eq!(found[0].hosts, both[..1]);
+}
+
 fn found(chains: &[Value]) -> Vec<(String, Vec<String>)> {
     ways(chains).into_iter().map(|bypass| (bypass.chain, bypass.hosts)).collect()
 }
@@ -125,17 +186,22 @@ fn messages(chains: &[Value]) -> Vec<String> {
 }
 
 fn ways(chains: &[Value]) -> Vec<Bypass> {
+    bypasses(&dump(chains)).unwrap()
+}
+
+fn dump(chains: &[Value]) -> Value {
     let cluster = |name: &str, host: &str| {
         json!({"cluster": {"name": name, "load_assignment": {"endpoints": [{"lb_endpoints": [
             {"endpoint": {"address": {"socket_address": {"address": host, "port_value": 443}}}}]}]}}})
     };
-    let dump = json!({"configs": [
+    let forward = json!({"cluster": {"name": "forward", "cluster_type": {"name": "envoy.clusters.dynamic_forward_proxy",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig"}}}});
+    json!({"configs": [
         {"static_clusters": [cluster("openai", "API.openai.com"), cluster("aws", "bedrock-runtime.eu-west-1.amazonaws.com"),
-                             cluster("other", "example.com")],
-         "dynamic_active_clusters": [{"cluster": {"name": "any", "type": "ORIGINAL_DST"}}]},
+                             cluster("other", "example.com"), cluster("address", "203.0.113.7"), forward],
+         "dynamic_active_clusters": [{"cluster": {"name": "any", "type": "ORIGINAL_DST"}}, {"cluster": {"name": "discovered", "type": "EDS"}}]},
         {"dynamic_listeners": [{"name": "l", "active_state": {"listener": {"name": "l", "filter_chains": chains}}}]},
-    ]});
-    bypasses(&dump).unwrap()
+    ]})
 }
 
 #[test]

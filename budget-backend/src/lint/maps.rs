@@ -2,6 +2,7 @@
 
 use super::{Flaw, Used};
 use crate::budget::{EACH, Scope};
+use crate::pattern::Names;
 use crate::pricing::{Price, PriceBook};
 
 /// Of each pair of a budget's map what is wrong with it, and a sentence.
@@ -31,10 +32,11 @@ pub(super) fn flaws(used: &Used, all: &[Used], prices: &PriceBook, now_unix_s: i
                 flaws.push((Flaw::TargetOfAnotherApi, message));
             }
         }
-        if !set.models.cover(model) {
+        let covers = |model| set.models.is_empty() || set.models.meet(&Names::of(model, []));
+        if !covers(model) {
             flaws.push((Flaw::ModelNotCovered, format!("its ladder names {model}, which it doesn't cover")));
         }
-        if !set.models.cover(target) {
+        if !covers(target) {
             let message =
                 format!("its ladder degrades to {target}, which it doesn't cover and so doesn't limit");
             flaws.push((Flaw::TargetNotCovered, message));

@@ -50,5 +50,6 @@ fn covers(permission: &Value, sni: &str) -> bool {
     rules("or_rules").any(|rule| covers(rule, sni))
         || of("exact").is_some_and(|exact| exact == sni)
         || of("prefix").is_some_and(|prefix| sni.starts_with(&prefix))
+        || of("contains").is_some_and(|part| sni.contains(&part))
         || of("suffix").is_some_and(|suffix| sni.ends_with(&suffix))
 }

@@ -4,6 +4,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use super::domains::reaches;
 use super::envoy::{Dump, chains, each, text, type_name};
 use super::switches::{Metering, is_purser, metering};
 
@@ -54,7 +55,7 @@ pub fn unread(dump: &Value) -> Result<Vec<Unread>, String> {
     Ok(found)
 }
 
-fn of_manager(dump: &Dump<'_>, manager: &Value) -> Vec<String> {
+fn of_manager<'a>(dump: &Dump<'a>, manager: &'a Value) -> Vec<String> {
     if manager["scoped_routes"].is_object() {
         return vec!["scoped routes choose the route table".to_owned()];
     }
@@ -75,7 +76,15 @@ fn of_manager(dump: &Dump<'_>, manager: &Value) -> Vec<String> {
         if host["matcher"].is_object() {
             said.push(format!("virtual host {host_name} has a matcher in place of routes"));
         }
+        let reaches = reaches(table, host, &dump.hosts);
         for (number, route) in each(&host["routes"]).enumerate() {
+            for (cluster, entry, llm) in dump.doubtful(&reaches, &route["route"]) {
+                if metering(&filters, &[entry, route, host, table]) != Metering::On {
+                    said.push(format!(
+                        "route {host_name}[{number}] takes calls for {llm} to cluster {cluster}, which doesn't tell whose it is, and is not metered"
+                    ));
+                }
+            }
             let open = OPEN_ACTIONS.iter().find(|(field, _)| !route["route"][*field].is_null());
             // Wherever it leads, it is metered.
             let Some((_, what)) = open.filter(|_| metering(&filters, &[route, host, table]) != Metering::On)

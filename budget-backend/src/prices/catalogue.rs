@@ -162,7 +162,9 @@ mod tests {
                 price.key,
                 price.note
             );
-            assert!(price.rates.input > 0, "{}", price.key);
+            // Sold by the token or by the piece; nothing is free because its price was left out.
+            let by_the_piece = price.terms.units_nanousd_per_million.values().any(|rate| *rate > 0);
+            assert!(price.rates.input > 0 || by_the_piece, "{}", price.key);
         }
         let find = |provider: &str, model: &str| {
             prices
@@ -179,6 +181,17 @@ mod tests {
         assert_eq!(gemini.terms.sizes[0].above_input_tokens, 200_000);
         assert_eq!(gemini.terms.sizes[0].rates.output, 15_000_000_000);
         assert!(find("xai", "grok-4.7").terms.sizes[0].at_threshold);
+        for (provider, model, unit, nanousd_per_million) in [
+            ("openai", "whisper-1", "audio_seconds", 100_000_000_000),
+            ("openai", "gpt-4o-mini-transcribe", "audio_seconds", 50_000_000_000),
+            ("openai", "tts-1-hd", "input_characters", 30_000_000_000),
+            ("cohere", "rerank-v3.5", "search_units", 2_000_000_000_000),
+        ] {
+            let units = &find(provider, model).terms.units_nanousd_per_million;
+            assert_eq!(units.get(unit), Some(&nanousd_per_million), "{model}");
+        }
+        let image = find("openai", "gpt-image-1").rates;
+        assert_eq!((image.image_input, image.image_output), (10_000_000_000, 40_000_000_000));
         let deepseek = find("deepseek", "deepseek-v4-pro");
         assert!(deepseek.unpriced.contains("off_peak") && deepseek.terms.off_peak.len() == 2);
         assert!(

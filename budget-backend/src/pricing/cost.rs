@@ -19,6 +19,10 @@ pub const PER_MILLION: u128 = 1_000_000;
 const INSTEAD_OF_TOKENS: [&str; 5] =
     ["images", "input_images", "audio_seconds", "input_characters", "output_characters"];
 
+/// Units that tell which of the tokens were video. They are counted among the input and output and cost
+/// nothing beside them; a model with a price of its own for them is met by it.
+const AMONG_TOKENS: [&str; 2] = ["video_input_tokens", "video_output_tokens"];
+
 /// What models without tokens are sold by beside these.
 const BESIDE_TOKENS: [&str; 5] = ["search_units", "queries", "pages", "annotated_pages", "text_messages"];
 
@@ -321,7 +325,7 @@ impl Price {
     fn pieces<'a>(&self, units: &'a BTreeMap<String, u64>) -> impl Iterator<Item = (&'a str, u64)> {
         let call = (self.terms.per_call() > 0 && !units.contains_key("requests")).then_some(("requests", 1));
         let counted = units.iter().map(|(name, count)| (name.as_str(), *count));
-        counted.filter(|(_, count)| *count > 0).chain(call)
+        counted.filter(|(name, count)| *count > 0 && !is_among_tokens(name)).chain(call)
     }
 
     /// Whether the model has a price of its own that calls can be charged by.
@@ -344,6 +348,11 @@ fn costs(products: &[(u64, i64)]) -> bool {
 
 pub(super) fn is_instead(name: &str) -> bool {
     INSTEAD_OF_TOKENS.contains(&name)
+}
+
+/// Whether a unit only tells of what some of the tokens were.
+pub fn is_among_tokens(name: &str) -> bool {
+    AMONG_TOKENS.contains(&name)
 }
 
 fn is_cached_media(name: &str) -> bool {

@@ -77,6 +77,10 @@ fn a_dimension_without_a_price_makes_a_call_unknown_where_it_occurs_and_nowhere_
         ("input_cost_per_pixel", units(7), no_tokens, ("images", 2), 2 * 50, true),
         ("tiered_pricing", none(), TOKENS, ("web_search_requests", 1), CEILING_NANOUSD, true),
         ("provider_specific_entry.flavour", none(), TOKENS, ("searches", 0), LIST_NANOUSD, false),
+        // Video is counted among the tokens: no more than that to models that sell it as text.
+        ("input_cost_per_video_token", none(), TOKENS, ("video_input_tokens", 4), CEILING_NANOUSD, true),
+        ("output_cost_per_video_token", none(), TOKENS, ("video_output_tokens", 4), CEILING_NANOUSD, true),
+        ("input_cost_per_pixel", none(), TOKENS, ("video_input_tokens", 4), LIST_NANOUSD, false),
     ] {
         let price = book(&[name], terms).find("p", "m", 0).unwrap();
         let (charged, unpriced, _) = cost(&price, &usage, &[told]);

@@ -6,7 +6,7 @@
 //! 4. the provider's configured rate (the row `*`), then that of all providers (`*`, `*`);
 //! 5. the dearest known rate of each class that the provider has, or where it has none, of anyone.
 //!
-//! Never a prefix of another name. 4 and 5 are for unknown models and flag the call. The model that the
+//! Never a prefix of another name. Gemini's `models/` before a name is no part of it. 4 and 5 are for unknown models and flag the call. The model that the
 //! answer names wins over the one asked for, unless only 4 or 5 are left for it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +83,17 @@ pub struct Step {
     pub found: Option<i64>,
 }
 
+/// The provider whose own API has [`GEMINI_PREFIX`] before a model's name.
+const GEMINI: &str = "gemini";
+
+/// Before the name of a model where it is a resource's.
+const GEMINI_PREFIX: &str = "models/";
+
+/// A row found, and by which rule.
+type OwnRow<'a> = (&'a Arc<PriceRow>, PriceMatch);
+
+type Looking<'l, 'a> = &'l mut dyn FnMut(PriceMatch, &str, &str) -> Option<OwnRow<'a>>;
+
 type Noting<'a> = &'a mut dyn FnMut(PriceMatch, &str, &str, Option<&PriceRow>);
 
 impl PriceBook {
@@ -110,18 +121,9 @@ impl PriceBook {
             note(rule, provider, model, row.map(AsRef::as_ref));
             row.map(|row| (row, rule))
         };
-        let mut found = look(PriceMatch::Exact, provider, model).filter(|_| model != ANY);
-        if found.is_none()
-            && let Some((provider, model)) = self.alias(provider, model)
-        {
-            found = look(PriceMatch::Alias, provider, model).or_else(|| {
-                without_date(model).and_then(|undated| look(PriceMatch::Alias, provider, undated))
-            });
-        }
-        if found.is_none() {
-            found = without_date(model).and_then(|undated| look(PriceMatch::Undated, provider, undated));
-        }
-        let found = found
+        let model = self.plain(provider, model);
+        let found = self
+            .own(provider, model, &mut look)
             .or_else(|| look(PriceMatch::Configured, provider, ANY))
             .or_else(|| look(PriceMatch::Configured, ANY, ANY));
         let ceiling = self.ceiling(provider, at_unix_s)?;
@@ -132,6 +134,45 @@ impl PriceBook {
                 Some(Self::at_ceiling(ceiling))
             }
         }
+    }
+
+    /// The model's own row, by the first three rules.
+    fn own<'a>(&'a self, provider: &str, model: &str, look: Looking<'_, 'a>) -> Option<OwnRow<'a>> {
+        let mut found = look(PriceMatch::Exact, provider, model).filter(|_| model != ANY);
+        if found.is_none()
+            && let Some((provider, model)) = self.alias(provider, model)
+        {
+            found = look(PriceMatch::Alias, provider, model).or_else(|| {
+                without_date(model).and_then(|undated| look(PriceMatch::Alias, provider, undated))
+            });
+        }
+        found.or_else(|| without_date(model).and_then(|undated| look(PriceMatch::Undated, provider, undated)))
+    }
+
+    /// The name without what Gemini's own API writes before it, unless it has a price or alias as it stands.
+    fn plain<'a>(&self, provider: &str, model: &'a str) -> &'a str {
+        let has = |names: Option<bool>| names.unwrap_or_default();
+        let is_known = has(self.rows.get(provider).map(|rows| rows.contains_key(model)))
+            || has(self.aliases.get(provider).map(|aliases| aliases.contains_key(model)));
+        let plain = model.strip_prefix(GEMINI_PREFIX).filter(|_| provider == GEMINI && !is_known);
+        plain.unwrap_or(model)
+    }
+
+    /// The names that the book has for what a call asks for: an alias's target, and the row that prices it.
+    /// None of an unknown model.
+    pub fn stands_for<'a>(
+        &'a self,
+        provider: &str,
+        model: &str,
+        at_unix_s: i64,
+    ) -> impl Iterator<Item = &'a str> + use<'a> {
+        let model = self.plain(provider, model);
+        let mut look =
+            |rule, provider: &str, model: &str| self.row(provider, model, at_unix_s).map(|row| (row, rule));
+        let row = self.own(provider, model, &mut look);
+        let is_alias = row.is_none_or(|(_, rule)| rule != PriceMatch::Exact);
+        let target = self.alias(provider, model).filter(|_| is_alias).map(|(_, target)| target);
+        target.into_iter().chain(row.map(|(row, _)| row.model.as_str()))
     }
 
     /// What a name stands for.
@@ -177,6 +218,7 @@ impl PriceBook {
         most_input_tokens: u64,
     ) -> Option<Price> {
         let mut price = self.find(provider, model, at_unix_s)?;
+        let model = self.plain(provider, model);
         let (provider, model) = match price.matched {
             PriceMatch::Alias => self.alias(provider, model)?,
             _ => (provider, model),

@@ -57,6 +57,55 @@ fn a_price_is_found_by_name_then_alias_then_undated_then_as_a_ceiling_never_by_p
 }
 
 #[test]
+fn a_call_s_model_stands_for_its_alias_s_target_and_its_row_and_gemini_s_prefix_is_no_part_of_a_name() {
+    let alias = |provider: &str, alias: &str, model: &str| Alias {
+        provider: provider.into(),
+        alias: alias.into(),
+        target_provider: provider.into(),
+        target_model: model.into(),
+    };
+    let book = PriceBook::new(
+        [
+            row("openai", "gpt-4o", 100, 20, 80),
+            row("openai", "models/own", 100, 1, 2),
+            row("gemini", "gemini-2.5-pro", 100, 5, 9),
+            row("gemini", "models/tuned", 100, 6, 9),
+        ],
+        [
+            alias("openai", "my-dep", "gpt-4o-2024-11-20"),
+            alias("openai", "gone", "gpt-nothing"),
+            alias("openai", "gpt-4o", "gpt-9"),
+            alias("gemini", "latest", "gemini-2.5-pro"),
+        ],
+    );
+    for (provider, model, expected) in [
+        ("openai", "gpt-4o", vec!["gpt-4o"]),
+        ("openai", "gpt-4o-2024-08-06", vec!["gpt-4o"]),
+        ("openai", "my-dep", vec!["gpt-4o-2024-11-20", "gpt-4o"]),
+        ("openai", "gone", vec!["gpt-nothing"]),
+        ("openai", "unheard-of", vec![]),
+        ("openai", "models/gpt-4o", vec![]),
+        ("gemini", "models/gemini-2.5-pro", vec!["gemini-2.5-pro"]),
+        ("gemini", "models/gemini-2.5-pro-20260101", vec!["gemini-2.5-pro"]),
+        ("gemini", "models/latest", vec!["gemini-2.5-pro", "gemini-2.5-pro"]),
+        ("gemini", "models/tuned", vec!["models/tuned"]),
+    ] {
+        assert_eq!(book.stands_for(provider, model, 200).collect::<Vec<_>>(), expected, "{provider} {model}");
+    }
+    for (model, matched, input) in [
+        ("models/gemini-2.5-pro", PriceMatch::Exact, 5),
+        ("models/gemini-2.5-pro-20260101", PriceMatch::Undated, 5),
+        ("models/latest", PriceMatch::Alias, 5),
+        ("models/tuned", PriceMatch::Exact, 6),
+        ("models/unheard-of", PriceMatch::Ceiling, 6),
+    ] {
+        let (price, dearest) = (book.find("gemini", model, 200), book.dearest("gemini", model, 200, 1));
+        assert_eq!(price.map(|price| (price.matched, price.rates.input)), Some((matched, input)), "{model}");
+        assert_eq!(dearest.map(|price| price.rates.input), Some(input), "{model}");
+    }
+}
+
+#[test]
 fn of_two_versions_of_one_start_the_one_added_last_applies() {
     let wrong = PriceRow { price_id: 7, ..row("openai", "gpt-4o", 100, 1, 1) };
     let right = PriceRow { price_id: 8, ..row("openai", "gpt-4o", 100, 2, 2) };

@@ -34,6 +34,7 @@ fn settle(cost: Cost) -> Item {
     Item::Settle(Box::new(Settle {
         payer: payer(),
         subject: subject(),
+        stands_for: Vec::new(),
         asked_model: None,
         charge: Charge {
             cost,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::ledger::decide::{CounterKey, CounterRef};
+use crate::pattern::Names;
 
 /// A hold's identity: ids are unique within an org.
 pub type HoldKey = (String, Uuid);
@@ -152,6 +153,8 @@ pub struct Settle {
     pub payer: Payer,
     /// The ledger's columns for it.
     pub subject: Subject,
+    /// What the price list has the model stand for: an alias's target, the row that prices it.
+    pub stands_for: Vec<String>,
     /// The model asked for, when the sender says that another one was called.
     pub asked_model: Option<String>,
     /// What it charges.
@@ -160,6 +163,14 @@ pub struct Settle {
     pub facts: Facts,
     /// When the request arrived by the proxy's clock, Unix microseconds.
     pub started_at_unix_us: i64,
+}
+
+impl Settle {
+    /// The names of the model that was called.
+    #[must_use]
+    pub fn names(&self) -> Names {
+        Names::of(&self.subject.model, self.stands_for.iter().map(String::as_str))
+    }
 }
 
 /// Facts about a call that go into its detail row as they are.

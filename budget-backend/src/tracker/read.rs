@@ -17,14 +17,15 @@ use crate::budget::{Budget, BudgetColumns, Scope};
 use crate::ledger::counters::{KeyColumns, LOCK_COUNTERS};
 use crate::ledger::decide::{CounterKey, CounterRef};
 use crate::ledger::terms::touched;
+use crate::pattern::Names;
 
 /// Days of orgs that a batch may write to: `(org, days since 1970-01-01)`.
 pub type Days = BTreeSet<(String, i32)>;
 
 /// What the items of a batch need, by id.
 pub struct Needs<'a> {
-    /// The first settlement of each id: its payer, model and request time.
-    settled: BTreeMap<&'a HoldKey, (&'a Payer, &'a str, i64)>,
+    /// The first settlement of each id: its payer, its model's names and request time.
+    settled: BTreeMap<&'a HoldKey, (&'a Payer, Names, i64)>,
     /// Whether an item may charge the id.
     charged: BTreeMap<&'a HoldKey, bool>,
     /// Ids whose counters may change.
@@ -39,8 +40,8 @@ impl<'a> Needs<'a> {
             let charges = matches!(item, Item::Settle(_) | Item::Expire);
             *needs.charged.entry(key).or_default() |= charges;
             if let Item::Settle(settle) = item {
-                let call = (&settle.payer, settle.subject.model.as_str(), settle.started_at_unix_us);
-                needs.settled.entry(key).or_insert(call);
+                let call = || (&settle.payer, settle.names(), settle.started_at_unix_us);
+                needs.settled.entry(key).or_insert_with(call);
             }
             if charges || matches!(item, Item::Void(_)) {
                 needs.moved.insert(key);
@@ -180,9 +181,9 @@ fn fallback_counters(
     let budgets = read_budgets(open, &scopes)?;
     without
         .into_iter()
-        .map(|(key, (payer, model, started_at_unix_us))| {
+        .map(|(key, (payer, names, started_at_unix_us))| {
             let at_unix_s = clamp_started_at(started_at_unix_us, rows.now_unix_us).div_euclid(1_000_000);
-            let touches = touched(&budgets, payer, model, at_unix_s)
+            let touches = touched(&budgets, payer, &names, at_unix_s)
                 .map_err(|error| StepError::Data(error.to_string()))?;
             Ok((key.clone(), touches.into_iter().map(|touch| touch.key.counter).collect()))
         })

@@ -321,6 +321,10 @@ async fn a_cut_answer_is_charged_what_was_seen_unless_more_may_be_out_of_sight(p
         item["size"].as_object_mut().unwrap().remove("max_output_tokens");
         item
     };
+    let may_think = |mut item: Value, may: bool| {
+        item["may_think"] = json!(may);
+        item
+    };
     let items = [
         // A stream of a model that thinks in the open: what was seen.
         cut(1, "gpt-4o-mini", true, "client_gone", 20),
@@ -334,6 +338,11 @@ async fn a_cut_answer_is_charged_what_was_seen_unless_more_may_be_out_of_sight(p
         cut(6, "gpt-4o-mini", true, "complete", 500),
         uncapped(cut(7, "gpt-4o-mini", true, "complete", 5_000)),
         cut(8, "gpt-4o-mini", true, "client_gone", 500),
+        // One that may think, in a call that switched it off; and one that doesn't, in a call that may.
+        may_think(cut(9, "gpt-5.4-nano", true, "client_gone", 20), false),
+        may_think(cut(10, "gpt-4o-mini", true, "client_gone", 20), true),
+        // A plain answer was made whole all the same.
+        may_think(cut(11, "gpt-5.4-nano", false, "client_gone", 20), false),
     ];
     let batch = json!({"version": 1, "items": items});
     let (status, answer) = service.send(Method::POST, "/v1/settlements", TOKEN, &batch).await;
@@ -353,6 +362,9 @@ async fn a_cut_answer_is_charged_what_was_seen_unless_more_may_be_out_of_sight(p
         mini_in + 100 * 600,
         mini_in + 5_000 * 600,
         mini_in + 100 * 600,
+        nano_in + 20 * 1_250,
+        mini_in + 100 * 600,
+        nano_in + 100 * 1_250,
     ];
     assert_eq!(costs, expected);
     service.stop().await;

@@ -10,7 +10,8 @@ use sqlx::PgPool;
 use crate::api::{ADMIN, Service};
 use crate::api_policies::{budget, done};
 
-/// Requests made up for each operation, beside those at the bounds of each field.
+/// Requests made up for each operation, beside those at the bounds of each field. One worker makes them: with
+/// two, the library that makes them up stumbles over itself now and then.
 const EXAMPLES: &str = "4";
 
 /// The same requests on every run.
@@ -47,8 +48,8 @@ async fn no_request_gets_an_answer_that_the_document_does_not_have(pool: PgPool)
         .env("NO_COLOR", "1")
         .args(["-m", "schemathesis.cli", "run", &format!("{}/v1/openapi.json", service.base)])
         .args(["--header", &format!("Authorization: Bearer {ADMIN}"), "--checks", CHECKS])
-        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", EXAMPLES, "--seed", SEED])
-        .args(["--continue-on-failure", "--no-shrink", "--warnings", "off", "--workers", "2"])
+        .args(["--phases", "coverage,fuzzing", "--max-examples", EXAMPLES, "--seed", SEED])
+        .args(["--continue-on-failure", "--no-shrink", "--warnings", "off", "--workers", "1"])
         .stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let told = String::from_utf8_lossy(&output.stdout);

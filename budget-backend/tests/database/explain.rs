@@ -22,7 +22,7 @@ async fn explained(service: &Service, question: &Value) -> Value {
 async fn an_explanation_is_what_the_hold_then_gets_and_holds_nothing(pool: PgPool) {
     let service = Service::start(&pool).await;
     let org = budget(&pool, "", "", "day", 1_000_000).await;
-    let ladder = r#"{"warn_at_percent": 20, "degrade": {"at_percent": 50, "models": {"gpt-4o-mini": "gpt-5.4-nano"}}, "clamp": {"floor_tokens": 10}}"#;
+    let ladder = r#"{"warn_at_percent": 20, "degrade": {"at_percent": 50, "models": {"gpt-4o-mini": "gpt-5-nano"}}, "clamp": {"floor_tokens": 10}}"#;
     execute(&pool, &format!("update budgets set ladder = '{ladder}'")).await;
     budget(&pool, "search", "*", "month", 700_000).await;
     // What ann has spent before there was a counter for her.
@@ -69,7 +69,7 @@ async fn an_explanation_is_what_the_hold_then_gets_and_holds_nothing(pool: PgPoo
                 (&said["price"]["rule"], &said["estimate"]["input_tokens"]),
                 (&json!("exact"), &json!(1_000))
             );
-            assert_eq!(said["targets"][0]["model"], "gpt-5.4-nano");
+            assert_eq!(said["targets"][0]["model"], "gpt-5-nano");
         }
     }
     service.stop().await;

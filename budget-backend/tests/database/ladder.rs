@@ -207,25 +207,25 @@ async fn an_operator_sets_a_ladder_and_the_wire_carries_its_steps(pool: PgPool) 
     let service = Service::start(&pool).await;
     let ladder = json!({"warn_at_percent": 50, "degrade": {"at_percent": 60, "models": {"gpt-4o-mini": "gpt-5.4-nano"}}});
     assert_eq!(made(&service, json!({"team": "x"})).await["ladder"], json!(null));
-    let budget = made(&service, json!({"limit_usd": "0.00042", "ladder": ladder})).await;
+    let budget = made(&service, json!({"limit_usd": "0.0004", "ladder": ladder})).await;
     assert_eq!(budget["ladder"], ladder);
     let hold = |number: u64| {
         let (service, request) = (&service, hold_request(id(number)));
         async move { service.send(Method::POST, "/v1/holds", TOKEN, &request).await.1 }
     };
-    // 210,000 of 420,000: just half.
+    // 210,000 of 400,000.
     let warned = hold(1).await;
-    assert_eq!(warned["warnings"][0]["used_percent"], json!(50), "{warned}");
+    assert_eq!(warned["warnings"][0]["used_percent"], json!(52), "{warned}");
     assert!(warned["remaining"][0]["resets_in_s"].as_u64().unwrap() <= 86_400);
     assert_eq!((&warned["rewrite"], &warned["payer"]), (&json!(null), &json!(null)));
-    // The nano model would cost 1,000 × 0.20 + 100 × 1.25 millionths of a dollar: more than what is left.
+    // The nano model would cost 1,000 × 0.20 + 100 × 1.25 millionths of a dollar: more than the one asked for.
     let refused = hold(2).await;
-    assert_eq!(refused["budget"]["needed_nanousd"], json!(325_000), "{refused}");
+    assert_eq!(refused["budget"]["needed_nanousd"], json!(210_000), "{refused}");
     let path = format!("/v1/budgets/{}", budget["budget_id"]);
     let clamp = json!({"ladder": {"clamp": {"floor_tokens": 20}}});
     let (_, changed) = service.send(Method::PATCH, &path, ADMIN, &clamp).await;
     assert_eq!(changed["ladder"], clamp["ladder"], "{changed}");
-    record(&pool, vec![settle_for(&ann(), open(&pool).await, Some(255_000))]).await;
+    record(&pool, vec![settle_for(&ann(), open(&pool).await, Some(235_000))]).await;
     // 150,000 for the input leave 15,000 for 25 tokens at 0.60.
     let clamped = hold(3).await;
     assert_eq!((&clamped["clamped"], &clamped["rewrite"]), (&json!(true), &json!({"max_output_tokens": 25})));

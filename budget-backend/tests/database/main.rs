@@ -30,6 +30,7 @@ mod learned;
 mod lint;
 mod maintain;
 mod metrics;
+mod model_names;
 mod operator;
 mod oracle;
 mod overload;

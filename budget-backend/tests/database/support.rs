@@ -198,6 +198,7 @@ pub fn settle_for(payer: &Payer, hold_id: Uuid, cost_nanousd: Option<i64>) -> (H
             api: "openai_chat".to_owned(),
             ..Subject::default()
         },
+        stands_for: Vec::new(),
         asked_model: None,
         charge: Charge {
             cost: cost_nanousd.map_or(Cost::AtLeast(0), Cost::Exactly),

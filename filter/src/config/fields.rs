@@ -2,15 +2,20 @@
 
 use std::ops::RangeInclusive;
 
+use purser_protocol::MAX_TAG_BYTES;
 use serde_json::{Map, Value};
 
-use super::{Mistake, is_name};
+use super::{Mistake, is_name, is_payer_name};
 
 /// What a text must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Text {
     /// A name: 1 to 256 bytes, no control characters.
     Name,
+    /// The name of one org, team or user: `*`, which in budgets means each one, is none.
+    PayerName,
+    /// A cost tag's value: 1 to 64 bytes, no control characters.
+    Tag,
     /// A secret that fits into a header. Its value never shows up in a mistake.
     Token,
     /// A header that may be removed from every request.
@@ -33,6 +38,8 @@ impl Text {
     pub const fn expected(self) -> &'static str {
         match self {
             Self::Name => "a text of 1 to 256 bytes without control characters",
+            Self::PayerName => "a text of 1 to 256 bytes without control characters, other than \"*\"",
+            Self::Tag => "a text of 1 to 64 bytes without control characters",
             Self::Token => "at least 16 visible ASCII characters",
             Self::Header => "the name of a header in lower case, none that requests can't do without",
         }
@@ -41,6 +48,8 @@ impl Text {
     pub fn accepts(self, text: &str) -> bool {
         match self {
             Self::Name => is_name(text),
+            Self::PayerName => is_payer_name(text),
+            Self::Tag => text.len() <= MAX_TAG_BYTES && is_name(text),
             Self::Token => (16..=4096).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()),
             Self::Header => {
                 let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');

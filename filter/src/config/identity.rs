@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use purser_protocol::{MAX_CLAIMS, MAX_TAG_BYTES, MAX_TAGS};
 use serde_json::Value;
 
-use super::fields::{Fields, shown};
+use super::fields::{Fields, Text, shown};
 use super::is_name;
 use super::sources::{self, Source};
 
@@ -144,7 +144,7 @@ fn tags(root: &mut Fields<'_>) -> BTreeMap<String, Vec<Source>> {
             let problem = format!("expected a name of 1 to {MAX_TAG_BYTES} bytes without control characters");
             root.mistake_at(&path, &problem);
         }
-        let sources = sources::read_value(root, &path, value);
+        let sources = sources::read_value(root, &path, value, Text::Tag);
         if sources.ends_with_api_key {
             root.mistake_at(&path, ONLY_FOR_ORGS);
         }

@@ -272,9 +272,9 @@ fn unidentified(root: &mut Fields<'_>) -> Unidentified {
     }
     let mut fields = root.section("unidentified", false);
     let payer = Payer {
-        org: fields.required_text("org", Text::Name),
-        team: fields.optional_text("team", Text::Name),
-        user: fields.optional_text("user", Text::Name),
+        org: fields.required_text("org", Text::PayerName),
+        team: fields.optional_text("team", Text::PayerName),
+        user: fields.optional_text("user", Text::PayerName),
     };
     fields.finish();
     Unidentified::Payer(payer)
@@ -292,7 +292,14 @@ fn outbox(root: &mut Fields<'_>) -> OutboxLimits {
     limits
 }
 
-/// Whether a text can name an org, a team or a user.
+/// Whether a text can name one org, team or user.
+#[must_use]
+pub fn is_payer_name(text: &str) -> bool {
+    // In budgets it means each one.
+    is_name(text) && text != "*"
+}
+
+/// Whether a text can be a name at all.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)

@@ -67,17 +67,17 @@ pub struct Sources {
 /// that names one.
 pub fn read(fields: &mut Fields<'_>, name: &'static str, default: &str) -> Sources {
     match fields.any(name) {
-        Some(value) => read_value(fields, &fields.path_of(name), value),
+        Some(value) => read_value(fields, &fields.path_of(name), value, Text::PayerName),
         None if default.is_empty() => Sources::default(),
         None => Sources { list: vec![Source::Header(default.to_owned())], ends_with_api_key: false },
     }
 }
 
-/// Reads the sources in a value that stands at `path`.
-pub fn read_value(fields: &mut Fields<'_>, path: &str, value: &Value) -> Sources {
+/// Reads the sources in a value that stands at `path`. A constant among them must be a `constant`.
+pub fn read_value(fields: &mut Fields<'_>, path: &str, value: &Value, constant: Text) -> Sources {
     let mut sources = Sources::default();
     match value {
-        Value::Object(_) => sources.add(fields, path.to_owned(), value, true),
+        Value::Object(_) => sources.add(fields, path.to_owned(), value, constant, true),
         Value::Array(items) => {
             if items.len() > MAX_SOURCES {
                 let problem = format!("expected at most {MAX_SOURCES} sources, got {}", items.len());
@@ -85,7 +85,7 @@ pub fn read_value(fields: &mut Fields<'_>, path: &str, value: &Value) -> Sources
             }
             for (index, item) in items.iter().enumerate() {
                 let is_last = index.saturating_add(1) == items.len();
-                sources.add(fields, format!("{path}[{index}]"), item, is_last);
+                sources.add(fields, format!("{path}[{index}]"), item, constant, is_last);
             }
         }
         other => {
@@ -97,14 +97,14 @@ pub fn read_value(fields: &mut Fields<'_>, path: &str, value: &Value) -> Sources
 }
 
 impl Sources {
-    fn add(&mut self, fields: &mut Fields<'_>, path: String, value: &Value, is_last: bool) {
+    fn add(&mut self, fields: &mut Fields<'_>, path: String, value: &Value, constant: Text, is_last: bool) {
         let place = path.clone();
         let mut one = fields.of(path, value);
         let is_object = one.len().is_some();
         if is_object && one.len() != Some(1) {
             one.mistake(&format!("expected {KINDS}"));
         }
-        let source = read_one(&mut one, &mut self.ends_with_api_key);
+        let source = read_one(&mut one, constant, &mut self.ends_with_api_key);
         one.finish();
         let ends = self.ends_with_api_key || matches!(source, Some(Source::Constant(_)));
         if ends && !is_last {
@@ -119,7 +119,7 @@ impl Sources {
 }
 
 /// The source in an object of one field.
-fn read_one(one: &mut Fields<'_>, api_key: &mut bool) -> Option<Source> {
+fn read_one(one: &mut Fields<'_>, constant: Text, api_key: &mut bool) -> Option<Source> {
     let header = one.optional_text("header", Text::Header).map(Source::Header);
     let spiffe =
         one.has("spiffe").then(|| Source::Spiffe(one.choice("spiffe", SpiffePart::Id, &SPIFFE_PARTS)));
@@ -131,7 +131,7 @@ fn read_one(one: &mut Fields<'_>, api_key: &mut bool) -> Option<Source> {
         one.mistake("expected api_key to be true");
     }
     *api_key |= one.any("api_key").is_some();
-    let constant = one.optional_text("constant", Text::Name).map(Source::Constant);
+    let constant = one.optional_text("constant", constant).map(Source::Constant);
     header.or(spiffe).or(node).or(claim).or(route).or(constant)
 }
 

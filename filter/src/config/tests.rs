@@ -180,7 +180,7 @@ fn each_mistake_names_its_path() {
         (
             "/unidentified/user",
             "\"a\\u0007\"",
-            format!("unidentified.user: expected {name}, got \"a\\u0007\""),
+            format!("unidentified.user: expected {name}, other than \"*\", got \"a\\u0007\""),
         ),
         (
             "/failure_mode",
@@ -254,7 +254,7 @@ fn all_mistakes_are_told_at_once() {
         "backend.tokn: unknown field, expected one of cluster, token, hold_timeout_ms, settle_timeout_ms, \
          renew_interval_s",
         "provider: missing, expected a text of 1 to 256 bytes without control characters",
-        "unidentified.org: missing, expected a text of 1 to 256 bytes without control characters",
+        "unidentified.org: missing, expected a text of 1 to 256 bytes without control characters, other than \"*\"",
         "unidentified.orgs: unknown field, expected one of org, team, user",
         "failure_mode: expected \"open\" or \"closed\", got \"maybe\"",
         "outbox.size: unknown field, expected one of max_bytes, batch_items, flush_interval_ms",

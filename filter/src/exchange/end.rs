@@ -5,7 +5,7 @@ use std::mem;
 
 use purser_protocol::{Ending, Settlement, SettlementItem, Usage, UsageQuality};
 
-use super::{Exchange, Note, Sent, State};
+use super::{Exchange, Note, Pending, Sent, State};
 use crate::answer::{AnswerBody, BYTES_PER_TOKEN};
 use crate::meter::Reading;
 
@@ -105,7 +105,11 @@ fn settlement(sent: Sent, end: End) -> (Settlement, bool) {
     let request = &sent.pending.request;
     let usage_never_comes = request.is_deferred && is_success && reading.usage.is_none();
     let (usage, usage_quality) = match reading.usage {
-        Some(usage) if (reading.usage_is_final || ending == Ending::Complete) && !reading.output_is_open => {
+        Some(usage)
+            if (reading.usage_is_final || ending == Ending::Complete)
+                && !reading.output_is_open
+                && !is_blank(usage, &reading) =>
+        {
             (usage, UsageQuality::Exact)
         }
         Some(usage) => (at_least(usage, &reading, sent.pending.size.text_bytes), UsageQuality::AtLeast),
@@ -123,6 +127,7 @@ fn settlement(sent: Sent, end: End) -> (Settlement, bool) {
         units.insert("input_characters".to_owned(), characters);
     }
     let started_at_unix_ms = sent.pending.started_at_unix_ms;
+    let may_think = may_think(&sent.pending, reading.answered_model.as_deref());
     let settlement = Settlement {
         hold_id: sent.pending.hold_id,
         payer: sent.pending.caller.payer,
@@ -145,8 +150,21 @@ fn settlement(sent: Sent, end: End) -> (Settlement, bool) {
         units,
         reported_cost_nanousd: reading.reported_cost_nanousd,
         usage_never_comes,
+        may_think,
     };
     (settlement, was_read)
+}
+
+/// Whether the model may have thought unseen. What a provider adds to a request may be of other models.
+fn may_think(pending: &Pending, answered_model: Option<&str>) -> Option<bool> {
+    let model = answered_model.unwrap_or(&pending.call.model);
+    let told = pending.request.thinking.may_think(pending.call.api, model);
+    told.filter(|_| !pending.size.server_context)
+}
+
+/// Whether a usage counts nothing though something came: a server that doesn't count writes zeros.
+fn is_blank(usage: Usage, reading: &Reading) -> bool {
+    usage == Usage::default() && reading.output_bytes > 0
 }
 
 fn ending(reading: &Reading, is_stream: bool, saw_end: bool, end: End) -> Ending {

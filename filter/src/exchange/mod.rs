@@ -125,6 +125,8 @@ pub struct Exchange {
     family: Family,
     notes: Vec<Note>,
     line: Line,
+    /// The trace that the request belongs to, for the question to the backend.
+    trace: Option<String>,
 }
 
 #[derive(Debug)]
@@ -214,7 +216,14 @@ impl Exchange {
             family: Family::Openai,
             notes: Vec::new(),
             line: Line::default(),
+            trace: None,
         }
+    }
+
+    /// The trace that the request belongs to.
+    #[must_use]
+    pub fn trace(&self) -> Option<&str> {
+        self.trace.as_deref()
     }
 
     /// What the access log tells of it, as far as it is known by now.

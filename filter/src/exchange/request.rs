@@ -16,6 +16,7 @@ use crate::ids;
 use crate::request::{self, BodyKind, Unreadable, multipart};
 use crate::rewrite::ModelPath;
 use crate::signature;
+use crate::trace;
 use crate::verdict::Failure;
 
 /// When a request came, and the randomness that makes its id one of its own.
@@ -68,6 +69,7 @@ impl Exchange {
                 return self.reply_after_body(denial::unidentified(self.family, &error), is_whole);
             }
         };
+        self.trace = trace::parent(headers);
         self.line.payer = Some(identified.caller.payer.clone());
         if let Some(outcome) = identified.without_org {
             self.note(Note::WithoutOrg(outcome));

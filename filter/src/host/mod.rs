@@ -21,6 +21,7 @@ use crate::outbox::Outbox;
 use crate::pool::Pool;
 use crate::series::Series;
 use crate::strict::StrictPayers;
+use crate::trace;
 use crate::verdict::CalloutAnswer;
 use counters::{Counters, OutboxView};
 
@@ -193,13 +194,19 @@ impl Shared {
 
     /// Sends a callout to the backend; whether it was sent.
     fn call_backend(&self, path: &str, body: &[u8], timeout_ms: u32) -> Option<u32> {
-        let headers = vec![
+        self.call_backend_in(None, path, body, timeout_ms)
+    }
+
+    /// The same as part of a trace.
+    fn call_backend_in(&self, trace: Option<&str>, path: &str, body: &[u8], timeout_ms: u32) -> Option<u32> {
+        let mut headers = vec![
             (":method", "POST"),
             (":path", path),
             (":authority", "purser-backend"),
             ("content-type", "application/json"),
             ("authorization", self.authorization.as_str()),
         ];
+        headers.extend(trace.map(|trace| (trace::HEADER, trace)));
         hostcalls::dispatch(&self.worker.config.backend.cluster, headers, body, timeout_ms).ok()
     }
 }

@@ -92,7 +92,7 @@ impl Inner {
 
     fn ask(&mut self, body: &[u8]) -> Result<(), Step> {
         let timeout_ms = self.shared.worker.config.backend.hold_timeout_ms;
-        self.token = self.shared.call_backend(HOLDS_PATH, body, timeout_ms);
+        self.token = self.shared.call_backend_in(self.exchange.trace(), HOLDS_PATH, body, timeout_ms);
         match self.token {
             Some(_) => Ok(()),
             None => Err(self.exchange.hold_not_sent(hostcalls::now_unix_ms())),

@@ -58,11 +58,16 @@ fn resolves_or_says_why_not() {
             "\"deny\"",
             Ok(named("acme", Some("search"), Some("ann"))),
         ),
-        (vec![("x-o", b"acme"), ("x-t", b"")], "\"deny\"", Ok(named("acme", None, None))),
+        (vec![("x-o", b"acme")], "\"deny\"", Ok(named("acme", None, None))),
+        // What is there and empty was meant to say something.
+        (vec![("x-o", b"acme"), ("x-t", b"")], "\"deny\"", Err(IdentityError::NotAName(header("x-t")))),
+        (vec![("x-o", b"")], default, Err(IdentityError::NotAName(header("x-o")))),
+        // In budgets it means each one.
+        (vec![("x-o", b"acme"), ("x-t", b" * ")], default, Err(IdentityError::NotAName(header("x-t")))),
         (vec![("x-o", "m\u{fc}ller".as_bytes())], "\"deny\"", Ok(named("m\u{fc}ller", None, None))),
         (vec![], "\"deny\"", Err(IdentityError::Missing(header("x-o")))),
         (vec![("x-t", b"search")], "\"deny\"", Err(IdentityError::Missing(header("x-o")))),
-        (vec![("x-o", b" ")], "\"deny\"", Err(IdentityError::Missing(header("x-o")))),
+        (vec![("x-o", b" ")], "\"deny\"", Err(IdentityError::NotAName(header("x-o")))),
         // A header that no source names is believed by nobody.
         (vec![("x-budget-org", b"acme")], "\"deny\"", Err(IdentityError::Missing(header("x-o")))),
         (vec![("x-t", b"search")], default, Ok(named("demo", Some("default"), None))),
@@ -119,6 +124,9 @@ fn every_source_names_somebody() {
         for wrong in [&b"\xff"[..], b"a\0b", &[b'x'; 257]] {
             assert!(identified(&config, &[], &[(path, wrong)]).is_err(), "{source}");
         }
+        // Without a certificate the proxy says that its URI is empty; whatever else is empty is wrong.
+        let empty = identified(&config, &[], &[(path, b"")]);
+        assert_eq!(empty.is_ok(), path == URI, "{source}: {empty:?}");
     }
 }
 
@@ -211,6 +219,7 @@ fn tags_come_from_the_same_sources_and_deny_nothing() {
         (vec![("x-project", &long[..])], vec![], None, 1),
         (vec![("x-project", b"a"), ("x-project", b"b")], vec![], None, 1),
         (vec![("x-project", b"\xff")], vec![], None, 1),
+        (vec![("x-project", b"")], vec![("xds|node|metadata|APP", &b"chat"[..])], None, 1),
     ] {
         let mut all = vec![("x-o", &b"acme"[..])];
         all.extend(&pairs);

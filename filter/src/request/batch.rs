@@ -2,7 +2,7 @@
 
 use purser_protocol::Size;
 
-use super::{CallRequest, CapPlace, Members, Unreadable, check_model};
+use super::{CallRequest, CapPlace, Members, Thinking, Unreadable, model};
 use crate::json_scan;
 
 /// The model of a batch whose work is in a file that was uploaded before.
@@ -20,18 +20,18 @@ pub fn anthropic(members: &Members<'_>, body_bytes: usize) -> Result<CallRequest
     let wrong = |expected| Unreadable::Member { name: "requests", expected };
     let list = members.value("requests").and_then(|found| json_scan::elements(found.raw));
     let list = list.ok_or(wrong("a list of requests"))?;
-    let mut model: Option<String> = None;
+    let mut asked: Option<String> = None;
     let mut cap = Some(0_u64);
     for item in &list {
         let item = members.within(item.get(), &["params"]).ok();
         let params = item.as_ref().and_then(|item| item.given("params"));
         let params = params.ok_or(wrong("a list of objects with params"))?;
         let params = members.within(params.raw, &["model", "max_tokens"]).map_err(Unreadable::Scan)?;
-        let name = check_model(params.given("model").and_then(|found| json_scan::string(found.raw)))?;
-        if model.as_ref().is_some_and(|first| *first != name) {
+        let name = model::check(params.given("model").and_then(|found| json_scan::string(found.raw)))?;
+        if asked.as_ref().is_some_and(|first| *first != name) {
             return Err(wrong("one model for all of a batch"));
         }
-        model = Some(name);
+        asked = Some(name);
         let own: Option<u64> = params.given("max_tokens").and_then(|found| found.raw.parse().ok());
         cap = cap.zip(own).map(|(largest, own)| largest.max(own));
     }
@@ -41,7 +41,7 @@ pub fn anthropic(members: &Members<'_>, body_bytes: usize) -> Result<CallRequest
         choices: u32::try_from(list.len()).unwrap_or(u32::MAX).max(1),
         ..Size::default()
     };
-    Ok(deferred(check_model(model)?, size, body_bytes))
+    Ok(deferred(model::check(asked)?, size, body_bytes))
 }
 
 fn deferred(model: String, size: Size, body_bytes: usize) -> CallRequest {
@@ -56,5 +56,6 @@ fn deferred(model: String, size: Size, body_bytes: usize) -> CallRequest {
         is_deferred: true,
         input_characters: None,
         service_tier: None,
+        thinking: Thinking::Open,
     }
 }

@@ -4,7 +4,7 @@
 use purser_protocol::{Api, Size};
 
 use super::parameters::{Part, Value};
-use super::{CallRequest, CapPlace, Unreadable, check_model};
+use super::{CallRequest, CapPlace, Thinking, Unreadable, model};
 use crate::api::Route;
 
 /// Most parts of a form that are looked at.
@@ -38,8 +38,12 @@ pub fn read(route: &Route, boundary: &str, body: &[u8]) -> Result<CallRequest, U
     }
     let form = fields(boundary, body)?;
     let text_bytes = body.len().saturating_sub(form.file_bytes);
+    let model = match route.model.clone().or(form.model) {
+        None if model::is_optional(route.api) => model::UNSPECIFIED.to_owned(),
+        name => model::check(name)?,
+    };
     Ok(CallRequest {
-        model: check_model(route.model.clone().or(form.model))?,
+        model,
         stream: form.stream.unwrap_or(false),
         size: Size {
             text_bytes: u64::try_from(text_bytes).unwrap_or(u64::MAX),
@@ -54,6 +58,7 @@ pub fn read(route: &Route, boundary: &str, body: &[u8]) -> Result<CallRequest, U
         is_deferred: false,
         input_characters: None,
         service_tier: None,
+        thinking: Thinking::Open,
     })
 }
 

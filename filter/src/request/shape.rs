@@ -67,6 +67,7 @@ const CHAT: Shape = Shape {
         "web_search_options",
         "plugins",
         "service_tier",
+        "reasoning_effort",
         "models",
         "fallbacks",
         "preset",
@@ -93,6 +94,7 @@ const RESPONSES: Shape = Shape {
         "plugins",
         "service_tier",
         "context_management",
+        "reasoning",
         "models",
         "fallbacks",
         "preset",
@@ -133,6 +135,7 @@ const MESSAGES: Shape = Shape {
         "messages",
         "container",
         "context_management",
+        "thinking",
         "tools",
         "mcp_servers",
         "plugins",
@@ -160,7 +163,7 @@ const GEMINI: Shape = Shape {
 };
 
 const CONVERSE: Shape = Shape {
-    keys: &["messages", "inferenceConfig"],
+    keys: &["messages", "inferenceConfig", "additionalModelRequestFields"],
     content: &["messages"],
     cap_holders: (&["inferenceConfig"], &["maxTokens"]),
     stream: StreamFlag::Path,
@@ -178,6 +181,7 @@ const INVOKE: Shape = Shape {
         "textGenerationConfig",
         "n",
         "tools",
+        "thinking",
     ],
     content: &["messages"],
     caps: &["max_tokens", "max_completion_tokens", "max_gen_len"],

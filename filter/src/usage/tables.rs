@@ -99,6 +99,7 @@ pub const ANTHROPIC: Table = Table {
 
 const AUDIO: (&str, &str) = ("modality", "AUDIO");
 const IMAGE: (&str, &str) = ("modality", "IMAGE");
+const VIDEO: (&str, &str) = ("modality", "VIDEO");
 
 /// Gemini. The prompt includes what was cached; thoughts stand beside the answer.
 pub const GEMINI: Table = Table {
@@ -115,6 +116,11 @@ pub const GEMINI: Table = Table {
         (Labelled("candidatesTokensDetails", IMAGE, "tokenCount"), Slot::ImageOut),
     ],
     needed: &[Slot::Input],
+    // Which of the tokens counted above are video.
+    units: &[
+        (Labelled("promptTokensDetails", VIDEO, "tokenCount"), "video_input_tokens"),
+        (Labelled("candidatesTokensDetails", VIDEO, "tokenCount"), "video_output_tokens"),
+    ],
     output_includes_reasoning: false,
     merges: true,
     ..BASE

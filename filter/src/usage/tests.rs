@@ -152,3 +152,17 @@ fn nonsense_is_unknown() {
         assert_eq!(count(raw, true), expected, "{raw}");
     }
 }
+
+#[test]
+fn video_is_told_beside_the_tokens_that_count_it() {
+    let raw = r#"{"promptTokenCount":100,"candidatesTokenCount":9,
+        "promptTokensDetails":[{"modality":"TEXT","tokenCount":10},{"modality":"VIDEO","tokenCount":70},
+            {"modality":"VIDEO","tokenCount":20}],
+        "candidatesTokensDetails":[{"modality":"VIDEO","tokenCount":8}]}"#;
+    let usage = read(raw, &GEMINI, &mut Counts::default()).unwrap();
+    assert_eq!((usage.input_tokens, usage.output_tokens), (100, 9));
+    let mut told = Vec::new();
+    units(raw, &GEMINI, |name, count| told.push((name, count)));
+    assert_eq!(told, [("video_input_tokens", 90), ("video_output_tokens", 8)]);
+    units(r#"{"promptTokenCount":100}"#, &GEMINI, |name, _| panic!("{name}"));
+}

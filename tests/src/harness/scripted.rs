@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
 use purser_protocol::{
@@ -57,6 +57,7 @@ struct Shared {
     script: Mutex<Script>,
     holds: Mutex<Vec<HoldRequest>>,
     batches: Mutex<Vec<SettlementBatch>>,
+    traces: Mutex<Vec<Option<String>>>,
     knows_renewals: AtomicBool,
     is_mute: AtomicBool,
 }
@@ -83,6 +84,7 @@ impl ScriptedBackend {
             script: Mutex::new(script),
             holds: Mutex::default(),
             batches: Mutex::default(),
+            traces: Mutex::default(),
             knows_renewals: AtomicBool::new(true),
             is_mute: AtomicBool::new(false),
         });
@@ -155,6 +157,12 @@ impl ScriptedBackend {
         lock(&self.shared.holds).clone()
     }
 
+    /// The `traceparent` of each hold it was asked for since it started.
+    #[must_use]
+    pub fn traces(&self) -> Vec<Option<String>> {
+        lock(&self.shared.traces).clone()
+    }
+
     /// Waits until it was sent `count` settlements and voids, and returns them.
     pub async fn settlements(&self, count: usize) -> Vec<SettlementItem> {
         wait_until("settlements at the scripted backend", async || {
@@ -182,11 +190,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, body: Bytes) -> Response {
+async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     match uri.path() {
         HOLDS_PATH => match serde_json::from_slice::<HoldRequest>(&body) {
             Ok(hold) => {
                 let script = lock(&shared.script).clone();
+                let trace = headers.get("traceparent").and_then(|value| value.to_str().ok());
+                lock(&shared.traces).push(trace.map(str::to_owned));
                 lock(&shared.holds).push(hold.clone());
                 play(script, &hold).await
             }

@@ -130,12 +130,8 @@ impl Setup {
     #[must_use]
     pub fn http2_upstream(self) -> Self {
         self.edit(
-            "  - name: llm_upstream\n",
-            "  - name: llm_upstream
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {http2_protocol_options: {}}\n",
+            "{http_protocol_options: {enable_trailers: true}}\n    load_assignment:\n      cluster_name: llm_upstream",
+            "{http2_protocol_options: {}}\n    load_assignment:\n      cluster_name: llm_upstream",
         )
     }
 

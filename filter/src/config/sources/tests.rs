@@ -24,6 +24,8 @@ fn one_source_is_a_list_of_one_and_what_is_not_named_is_not_believed() {
 #[test]
 fn each_mistake_names_its_path() {
     let kinds = "expected one of header, spiffe, node_metadata, jwt_claim, route_metadata, api_key and constant, alone";
+    let payer = "expected a text of 1 to 256 bytes without control characters, other than \"*\"";
+    let long = "x".repeat(65);
     let lookup = "at most 4 of api_key, spiffe_id, namespace, node_namespace, none twice";
     let last = "expected as the last source: none after it would ever be asked";
     let nobody = "identity.org: expected a source, a lookup, or a payer in unidentified";
@@ -42,7 +44,11 @@ fn each_mistake_names_its_path() {
         (org(r#"[{"node_metadata":"a\u0000b"}]"#), "identity.org[0].node_metadata: expected a path of 1 to 8 names, got \"a\\u0000b\"".to_owned()),
         (org(r#"[{"jwt_claim":["org"]}]"#), "identity.org[0].jwt_claim: expected a path of 2 to 8 names, got [\"org\"]".to_owned()),
         (org(r#"[{"route_metadata":"org"}]"#), "identity.org[0].route_metadata: expected a path of 2 to 8 names, got \"org\"".to_owned()),
-        (org(r#"[{"constant":""}]"#), "identity.org[0].constant: expected a text of 1 to 256 bytes without control characters, got \"\"".to_owned()),
+        (org(r#"[{"constant":""}]"#), format!("identity.org[0].constant: {payer}, got \"\"")),
+        (org(r#"{"constant":"*"}"#), format!("identity.org.constant: {payer}, got \"*\"")),
+        (r#""identity":{"team":[{"header":"x-t"},{"constant":"*"}]}"#.to_owned(), format!("identity.team[1].constant: {payer}, got \"*\"")),
+        (r#""unidentified":{"org":"acme","user":"*"}"#.to_owned(), format!("unidentified.user: {payer}, got \"*\"")),
+        (format!(r#""tags":{{"project":[{{"header":"x-p"}},{{"constant":"{long}"}}]}}"#), format!("tags.project[1].constant: expected a text of 1 to 64 bytes without control characters, got \"{}...", &long[..60])),
         (org(r#"[{"constant":"a"},{"header":"x-o"}]"#), format!("identity.org[0]: {last}")),
         (org(r#"[{"api_key":true},{"header":"x-o"}]"#), format!("identity.org[0]: {last}")),
         (org(r#"[{"api_key":false}]"#), "identity.org[0]: expected api_key to be true".to_owned()),
@@ -67,9 +73,13 @@ fn each_mistake_names_its_path() {
         let mistakes = parse(&more).unwrap_err();
         assert!(mistakes.lines().any(|line| line == expected), "{more}: {mistakes}\n is not {expected}");
     }
-    for enough in
-        [r#""identity":{},"lookup":["spiffe_id"]"#, r#""identity":{},"unidentified":{"org":"demo"}"#]
-    {
+    for enough in [
+        r#""identity":{},"lookup":["spiffe_id"]"#,
+        r#""identity":{},"unidentified":{"org":"demo"}"#,
+        // Of a tag it is a value like any other.
+        r#""tags":{"project":{"constant":"*"}}"#,
+        &format!(r#""tags":{{"project":{{"constant":"{}"}}}}"#, &long[1..]),
+    ] {
         parse(enough).unwrap();
     }
 }

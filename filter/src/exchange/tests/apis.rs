@@ -92,6 +92,78 @@ fn work_that_is_done_later_is_charged_at_once() {
 }
 
 #[test]
+fn a_cut_stream_says_whether_its_model_may_have_thought() {
+    let on = r#","thinking":{"type":"adaptive"}"#;
+    let search = r#","tools":[{"type":"web_search_20250305","name":"web_search"}]"#;
+    for (model, said, answered, expected) in [
+        ("claude-sonnet-4-5", "", "claude-sonnet-4-5-20250929", Some(false)),
+        ("claude-sonnet-4-5", on, "claude-sonnet-4-5-20250929", None),
+        ("claude-sonnet-4-5", search, "claude-sonnet-4-5-20250929", None),
+        ("claude-sonnet-4-5", "", "claude-opus-5", None),
+        ("claude-opus-5", "", "claude-opus-5", None),
+    ] {
+        let body = format!(r#"{{"model":"{model}","max_tokens":9,"stream":true,"messages":[]{said}}}"#);
+        let mut exchange = asked("/v1/messages", &[], &body);
+        answer(&mut exchange, 200, ALLOW);
+        let start = format!(
+            "event: message_start\ndata: {{\"type\":\"message_start\",\"message\":{{\"model\":\"{answered}\",\
+             \"usage\":{{\"input_tokens\":3,\"output_tokens\":1}}}}}}\n\n"
+        );
+        respond(&mut exchange, &[SSE], &[&start], false);
+        let settlement = settled(exchange.finish(end(flags::CLIENT_GONE)));
+        assert_eq!(settlement.usage_quality, UsageQuality::AtLeast);
+        assert_eq!(settlement.may_think, expected, "{model} {said} {answered}");
+    }
+}
+
+#[test]
+fn a_usage_of_zeros_is_not_believed_of_an_answer_with_text() {
+    let usage = r#""usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}"#;
+    let plain = |text: &str| format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}],{usage}}}"#);
+    let stream = |text: &str| {
+        format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n\
+             data: {{\"choices\":[],{usage}}}\n\ndata: [DONE]\n\n"
+        )
+    };
+    let json = ("content-type", "application/json");
+    for (asked, kind, body, quality, tokens) in [
+        (PLAIN, json, plain("eight by"), UsageQuality::AtLeast, (7, 2)),
+        (STREAM, SSE, stream("eight by"), UsageQuality::AtLeast, (7, 2)),
+        // Nothing came, and nothing was counted.
+        (PLAIN, json, plain(""), UsageQuality::Exact, (0, 0)),
+        (STREAM, SSE, stream(""), UsageQuality::Exact, (0, 0)),
+    ] {
+        let mut exchange = sent("", asked);
+        respond(&mut exchange, &[kind], &[&body], true);
+        let settlement = settled(exchange.finish(end(0)));
+        let used = (settlement.usage.input_tokens, settlement.usage.output_tokens);
+        assert_eq!((settlement.usage_quality, used), (quality, tokens), "{body}");
+        assert_eq!(settlement.ending, Ending::Complete);
+    }
+}
+
+#[test]
+fn a_call_that_names_no_model_is_asked_for_under_a_name_of_its_own() {
+    for (path, body, answer_body, answered) in [
+        ("/v1/images/generations", r#"{"prompt":"x"}"#, r#"{"data":[{}]}"#, None),
+        (
+            "/v1/responses",
+            r#"{"prompt":{"id":"p"}}"#,
+            r#"{"id":"r","model":"gpt-5.4","usage":{"input_tokens":1,"output_tokens":2}}"#,
+            Some("gpt-5.4"),
+        ),
+    ] {
+        let mut exchange = asked(path, &[], body);
+        answer(&mut exchange, 200, ALLOW);
+        respond(&mut exchange, &[("content-type", "application/json")], &[answer_body], true);
+        let settlement = settled(exchange.finish(end(0)));
+        assert_eq!(settlement.call.model, "unspecified", "{path}");
+        assert_eq!(settlement.answered_model.as_deref(), answered, "{path}");
+    }
+}
+
+#[test]
 fn an_answer_that_tells_nothing_is_noted() {
     for (pairs, body, noted) in [
         (vec![("content-encoding", "gzip")], "xx", true),

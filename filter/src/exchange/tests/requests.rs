@@ -61,6 +61,7 @@ fn a_call_is_held_sent_and_settled() {
             units: BTreeMap::new(),
             reported_cost_nanousd: None,
             usage_never_comes: false,
+            may_think: None,
         }
     );
     assert_eq!(exchange.finish(end(0)), None, "only once");
