@@ -174,8 +174,13 @@ pub async fn standings(
     .bind(MAX_ROWS)
     .fetch_all(pool)
     .await?;
+    by_budget(&rows)
+}
+
+/// The standings in rows of counters, by budget.
+fn by_budget(rows: &[PgRow]) -> sqlx::Result<BTreeMap<i64, Vec<Standing>>> {
     let mut standings: BTreeMap<i64, Vec<Standing>> = BTreeMap::new();
-    for row in &rows {
+    for row in rows {
         standings.entry(row.try_get("budget_id")?).or_default().push(Standing {
             subject: row.try_get("subject")?,
             spent_nanousd: row.try_get("spent_nanousd")?,

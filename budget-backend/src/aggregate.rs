@@ -16,7 +16,7 @@ use serde::{Serialize, Serializer};
 use crate::histogram::LATENCY_MS;
 
 /// What is added up, the counts of latencies apart.
-const SUMS: [&str; 13] = [
+pub const SUMS: [&str; 13] = [
     "requests",
     "estimated_requests",
     "input_tokens",

@@ -6,7 +6,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool, Row};
 
 use super::policies::begin_edit;
-use super::{BUDGET_COLUMNS, BudgetRow, Editor, NewBudget, Standing, budget_row};
+use super::{BUDGET_COLUMNS, BudgetRow, Editor, NewBudget, Standing, budget_row, by_budget};
 use crate::budget::{EACH, Mode, Scope};
 use crate::ladder::Ladder;
 
@@ -256,16 +256,7 @@ pub async fn standings_after(
     .bind(listed.limit)
     .fetch_all(pool)
     .await?;
-    let mut standings: BTreeMap<i64, Vec<Standing>> = BTreeMap::new();
-    for row in &rows {
-        standings.entry(row.try_get("budget_id")?).or_default().push(Standing {
-            subject: row.try_get("subject")?,
-            spent_nanousd: row.try_get("spent_nanousd")?,
-            held_nanousd: row.try_get("held_nanousd")?,
-            topped_up_nanousd: row.try_get("topped_up_nanousd")?,
-        });
-    }
-    Ok(standings)
+    by_budget(&rows)
 }
 
 /// What was spent in each of some places since an instant, in whole hours of the rollup, nano-USD:

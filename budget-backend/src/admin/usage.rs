@@ -4,28 +4,11 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgPool, Postgres, QueryBuilder, Row};
 
-use crate::aggregate::sum_of_latency_counts;
+use crate::aggregate::{SUMS, sum_of_latency_counts};
 use crate::report::{Column, Group, Order, Question, Report, Source, Sums};
 
 /// A report may take longer than a check; compiling its many small sums would take longer than they do.
 const LIMITS: [&str; 2] = ["set local statement_timeout = '10s'", "set local jit = off"];
-
-/// What is added up, the counts of latencies apart.
-const SUMS: [&str; 13] = [
-    "requests",
-    "estimated_requests",
-    "input_tokens",
-    "cached_input_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "audio_input_tokens",
-    "audio_output_tokens",
-    "image_input_tokens",
-    "image_output_tokens",
-    "cost_nanousd",
-];
 
 /// Every org that spent anything, one after another along the key: orgs are few and rows many.
 const ORGS: &str = "with recursive orgs as (
